@@ -1,0 +1,52 @@
+# One screen of commands; `make` alone prints them. Everything runs from .venv, which `setup` makes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fmt type bench image lock clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: $(STAMP)  ## make .venv with the locked dependencies
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("anyport needs Python 3.11 or newer: make setup PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: setup      ## the main job, live, without AWS: make demo ARGS="--for 20s"
+	$(BIN)/anyport demo $(ARGS)
+
+test: setup      ## the whole test suite: make test ARGS="-k wire -x"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup type ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+fmt: setup       ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: setup      ## mypy --strict
+	$(BIN)/mypy
+
+bench: setup     ## side by side with the peers that are installed
+	$(BIN)/python bench/run.py $(ARGS)
+
+image:           ## the container image
+	docker build --tag anyport .
+
+lock:            ## pin the newest allowed versions, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --upgrade --no-header pyproject.toml --extra simulator --group dev -o requirements-dev.lock
+
+clean:           ## remove what setup made
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,131 @@
+"""What runs where: the immutable facts of discovery, and the vocabulary of the whole project."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol
+
+
+class BackendKey(NamedTuple):
+    """Who a backend *is*. Its ip:port is only where it answers today: ECS reuses ports within seconds."""
+
+    task_arn: str
+    container: str
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How the control process finds out whether a backend of a service can serve."""
+
+    kind: Literal["http", "tcp", "none"] = "http"
+    path: str = "/"
+    interval_s: float = 5.0
+    timeout_s: float = 2.0
+    healthy_threshold: int = 1  # consecutive successes that make a backend healthy
+    unhealthy_threshold: int = 3  # consecutive failures that make it unhealthy
+    host: str = ""  # Host header of the check; "" sends the service's first exact host name
+    statuses: tuple[int, int] = (200, 399)  # inclusive range of answers that count as a success
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What a client asks for, and which requests mean it."""
+
+    name: str
+    hosts: tuple[str, ...] = ()  # lower case: "web.example.com", "*.example.com", or "*" for any host
+    path: str = "/"  # prefix on segment boundaries: "/api" means /api and /api/..., never /apifoo
+    health: HealthCheck = HealthCheck()
+    origin: str = "config"  # where this was said, for the operator: "config", "task-definition/web:42 labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One container port of one task: where it answers, and what ECS says of it."""
+
+    service: str
+    task_arn: str
+    container: str
+    container_port: int
+    host: str  # an IP literal: names are resolved inside discovery
+    port: int  # the port that answers on `host`
+    draining: bool = False  # keep what it has, start nothing new
+    reason: str = ""  # why it drains; "" while it does not
+    zone: str = ""
+    instance: str = ""  # EC2 instance id; "" on Fargate and for static addresses
+    release: str = ""  # ECS deployment id, else task definition revision
+    started_at: float = 0.0  # Unix time; the newer start wins a claim on one ip:port
+    version: int = 0  # the task's `version` counter: monotonic, not dense
+
+    @property
+    def key(self) -> BackendKey:
+        return BackendKey(self.task_arn, self.container, self.container_port)
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the operator's hands that keeps a service or task out of the table."""
+
+    where: str  # "task-definition/web:42, container app, label anyport.port"
+    what: str  # what is wrong, and what to write instead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything known at one moment: complete, never a delta.
+
+    From a `Source` it is what that one source knows; from `BackendTable` it is the merged table.
+    """
+
+    source: str
+    services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
+    endpoints: tuple[Endpoint, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(slots=True)
+class SourceStatus:
+    """How fresh a source's knowledge is; written by the source, read by metrics and /readyz."""
+
+    last_success_s: float | None = None  # clock of the source (monotonic); None: never
+    last_error: str = ""  # "" after a success
+    errors: Counter[str] = field(default_factory=Counter)  # by kind: throttled, denied, unreachable, ...
+    refreshes: int = 0  # complete answers so far
+    calls: Counter[str] = field(default_factory=Counter)  # API calls by operation
+
+
+class Source(Protocol):
+    """Somewhere endpoints come from: the ECS API, a static list, a DNS name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> SourceStatus: ...
+
+    def watch(self) -> AsyncIterator[Snapshot]:
+        """Yield a snapshot as soon as one is known, then one after every change, until cancelled.
+
+        A failed or half-finished query yields nothing: stale endpoints can still answer, missing
+        ones cannot. Errors are counted in `status` and never raised.
+        """
+        ...
+
+
+class DiscoveryError(Exception):
+    """A source could not give a complete answer; the last one still stands.
+
+    `kind` is a metric label from a closed set: throttled, denied, expired, unreachable, timeout,
+    missing_cluster, no_credentials, malformed, partial, other. The text says what to do.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind

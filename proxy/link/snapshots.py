@@ -1,0 +1,174 @@
+"""The whole table at one moment, as it crosses from the control process to the workers.
+
+A snapshot is written once into a sealed memory file; the link carries only its descriptor and its
+number. So a slow worker holds nobody up, nothing can change under a reader, and the supervisor keeps
+the newest one for whoever starts next, even while the control process is down.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from proxy.settings import AccessLog, Limits, Retries, Timeouts, WorkerSettings
+
+_NUMBER: Final = struct.Struct("!Q")
+_FORMAT: Final = 1  # of the encoding; a worker and a control process of different versions must notice
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRow:
+    """A service as a worker needs it."""
+
+    name: str
+    slot: int  # its block on the scoreboard
+    hosts: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRow:
+    """An endpoint with its verdict. `ready` is `healthy and not draining`, and never sent."""
+
+    service: str
+    task_arn: str
+    container: str
+    container_port: int
+    host: str
+    port: int
+    healthy: bool
+    draining: bool
+    suspended: bool = False  # another, newer task claims the same ip:port: send nothing at all
+    reason: str = ""  # why it is not ready: the failed check, the stop, the rival claim
+    zone: str = ""
+    instance: str = ""
+    release: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSnapshot:
+    """What workers route by. `revision` only ever rises, across restarts of the control process too."""
+
+    revision: int
+    loaded: bool  # False until every source has answered completely once: then a 404 would be a guess
+    services: tuple[ServiceRow, ...] = ()
+    backends: tuple[BackendRow, ...] = ()
+    settings: WorkerSettings = field(default_factory=WorkerSettings)
+
+
+EMPTY: Final = TableSnapshot(revision=0, loaded=False)
+
+
+class SnapshotError(Exception):
+    """The bytes are not a snapshot this version can read; keep the one you have."""
+
+
+def encode(snapshot: TableSnapshot) -> bytes:
+    """Return *snapshot* as bytes that `decode` reads."""
+    return orjson.dumps({"format": _FORMAT, "table": snapshot})
+
+
+def decode(data: bytes) -> TableSnapshot:
+    """Return the snapshot in *data*; raise `SnapshotError` if it is not one of this format."""
+    try:
+        outer = orjson.loads(data)
+        if outer["format"] != _FORMAT:
+            raise SnapshotError(f"snapshot format {outer['format']!r}, this version reads {_FORMAT}")
+        table = outer["table"]
+        return TableSnapshot(
+            revision=table["revision"],
+            loaded=table["loaded"],
+            services=tuple(
+                ServiceRow(name=s["name"], slot=s["slot"], hosts=tuple(s["hosts"]), path=s["path"])
+                for s in table["services"]
+            ),
+            backends=tuple(BackendRow(**row) for row in table["backends"]),
+            settings=_settings(table["settings"]),
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise SnapshotError(f"not a table snapshot: {exc}") from exc
+
+
+def _settings(raw: dict[str, Any]) -> WorkerSettings:
+    return WorkerSettings(
+        timeouts=Timeouts(**raw["timeouts"]),
+        limits=Limits(**raw["limits"]),
+        retries=Retries(**raw["retries"]),
+        access_log=AccessLog(**raw["access_log"]),
+        trusted_proxies=tuple(raw["trusted_proxies"]),
+    )
+
+
+def seal(data: bytes) -> int:
+    """Return the descriptor of a new memory file that holds *data* and can never change."""
+    fd = os.memfd_create("anyport-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(fd: int) -> bytes:
+    """Return what the memory file *fd* holds; the descriptor stays open and its offset is not used."""
+    size = os.fstat(fd).st_size
+    parts, offset = [], 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def make_link() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a link: one message is one snapshot, order is kept, both ends never block."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+def send(link: socket.socket, revision: int, fd: int) -> bool:
+    """Pass the memory file *fd* on; return False if the link is full (send the newest again later)."""
+    try:
+        socket.send_fds(link, [_NUMBER.pack(revision)], [fd])
+    except BlockingIOError:
+        return False
+    return True
+
+
+def receive_newest(link: socket.socket) -> tuple[int, int] | None:
+    """Empty the link and return (revision, descriptor) of the newest snapshot in it, or None.
+
+    The caller owns the descriptor and closes it. The older ones are closed here.
+    """
+    newest: tuple[int, int] | None = None
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(link, _NUMBER.size, 1)
+        except (BlockingIOError, ConnectionResetError):
+            return newest
+        if len(message) != _NUMBER.size or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            if not message:
+                return newest  # the other side is closed for good
+            continue
+        revision = _NUMBER.unpack(message)[0]
+        if newest is not None:
+            os.close(newest[1])
+        newest = (revision, fds[0])

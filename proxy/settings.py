@@ -1,0 +1,82 @@
+"""What a worker needs to know of the configuration: plain frozen dataclasses, cheap to import.
+
+`config.py` nests these in its own sections, so each key is written once; they reach the workers
+inside a snapshot, so a reload is one more snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+
+_STRICT = {"extra": "forbid"}  # read by pydantic when config.py validates these classes
+
+Seconds = Annotated[float, Gt(0)]
+Bytes = Annotated[int, Gt(0)]
+Count = Annotated[int, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long the data plane waits, in seconds."""
+
+    connect_s: Seconds = 2.0  # TCP handshake with one backend
+    response_head_s: Seconds = 60.0  # request sent to response head
+    response_idle_s: Seconds = 60.0  # no byte of a response body
+    request_head_s: Seconds = 10.0  # first byte to end of a request head, absolute
+    request_body_s: Seconds = 30.0  # no byte of a request body
+    client_idle_s: Seconds = 75.0  # keep-alive client connection with nothing in flight
+    upstream_idle_s: Seconds = 4.0  # pooled backend connection: below Node's and gunicorn's 5 s
+    tunnel_idle_s: Seconds = 3600.0  # WebSocket with no byte either way
+    drain_s: Seconds = 25.0  # SIGTERM to cutting what is still open; keep below the task's stopTimeout
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much the data plane accepts and buffers."""
+
+    request_line_bytes: Bytes = 8 * 1024
+    request_head_bytes: Bytes = 32 * 1024
+    request_headers: Count = 100
+    response_head_bytes: Bytes = 64 * 1024
+    response_headers: Count = 200
+    buffer_bytes: Bytes = 64 * 1024  # per direction, before reading from the other side pauses
+    idle_connections_per_backend: Count = 64  # per worker
+    requests_per_connection: Count = 10_000  # then a client's keep-alive connection is closed
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """Within which bounds a request that reached no backend is tried elsewhere."""
+
+    attempts: Count = 3  # in all, each on another backend while there are others
+    budget_percent: Annotated[float, Gt(0)] = 10.0  # of a service's requests in the last 10 s ...
+    budget_minimum: Count = 10  # ... and never less than this many per second
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """Which requests leave a line, one JSON object each, on standard output."""
+
+    requests: Literal["errors", "all", "off"] = "errors"  # errors: those that carry an error code, and 5xx
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Everything above, as it crosses the link."""
+
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    retries: Retries = Retries()
+    access_log: AccessLog = AccessLog()
+    trusted_proxies: tuple[str, ...] = ()  # CIDRs whose X-Forwarded-* are believed and appended to
