@@ -27,6 +27,8 @@ class Instance:
     ports_in_use: set[int] = field(default_factory=set)
     agent_url: str = ""  # introspection API, "http://127.0.1.1:51678" where that port is free
     imds_url: str = ""  # instance metadata service of this instance
+    launch_type: str = "EC2"  # or EXTERNAL: ECS Anywhere, whose ec2_instance_id is an SSM id, "mi-..."
+    tags: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -40,16 +42,20 @@ class TaskDefinition:
     containers: list[dict[str, Any]]
     registered_at: float
     raw: dict[str, Any] = field(default_factory=dict)  # the rest of what was registered
+    status: str = "ACTIVE"  # or INACTIVE, once deregistered
+    deregistered_at: float = 0.0
+    tags: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Binding:
-    """One port of one container, as the agent reports it."""
+    """One port of one container as the agent reports it, or one range of consecutive ports."""
 
-    container_port: int
-    host_port: int
+    container_port: int  # of a range: the first
+    host_port: int  # of a range: the first
     protocol: str = "tcp"
     bind_ip: str = "0.0.0.0"
+    range_size: int = 0  # 0: a single port; else a containerPortRange of so many ports
 
 
 @dataclass(slots=True)
@@ -100,6 +106,7 @@ class Task:
     stop_code: str = ""
     stopped_reason: str = ""
     protected_until: float = 0.0  # task scale-in protection
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,6 +118,10 @@ class Deployment:
     created_at: float
     status: str = "PRIMARY"  # or ACTIVE (being replaced), INACTIVE
     rollout_state: str = "IN_PROGRESS"  # or COMPLETED, FAILED
+    rollout_reason: str = ""
+    updated_at: float = 0.0
+    failed_tasks: int = 0  # tasks in a row that never became healthy
+    not_before: float = 0.0  # no new task before this time: the scheduler's back-off after failures
 
 
 @dataclass(slots=True)
@@ -129,7 +140,9 @@ class Service:
     status: str = "ACTIVE"  # or DRAINING, INACTIVE
     launch_type: str = "EC2"
     tags: list[dict[str, str]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)  # newest first, as the API shows them
+    circuit_breaker: dict[str, bool] = field(default_factory=dict)  # {"enable": ..., "rollback": ...}
+    raw: dict[str, Any] = field(default_factory=dict)  # members that are only echoed
 
 
 @dataclass(slots=True)
@@ -141,6 +154,8 @@ class Cluster:
     instances: dict[str, Instance] = field(default_factory=dict)  # by ARN
     services: dict[str, Service] = field(default_factory=dict)  # by name
     tasks: dict[str, Task] = field(default_factory=dict)  # by ARN, stopped ones for an hour
+    status: str = "ACTIVE"  # or INACTIVE
+    tags: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
