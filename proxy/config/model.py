@@ -1,33 +1,21 @@
-"""config.toml as frozen settings. Unknown keys are errors, units are in the names."""
+"""The sections of config.toml. Unknown keys are errors, units are in the names."""
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from proxy.config import text
+from proxy.config.text import split_address
 from proxy.settings import AccessLog, Limits, Retries, Timeouts, WorkerSettings
 
+__all__ = ["Config", "split_address"]
 
-def _address(text: str) -> str:
-    host, port = split_address(text)
-    ipaddress.ip_address(host)
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port {port} is not between 0 and 65535")
-    return text
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Return (ip, port) of "10.0.0.1:80" or "[::1]:80"."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
-        raise ValueError('an address is "ip:port", such as "0.0.0.0:8080" or "[::]:8080"')
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-Address = Annotated[str, AfterValidator(_address)]
-Seconds = Annotated[float, Field(gt=0)]
+Address = Annotated[str, AfterValidator(text.address)]
+Host = Annotated[str, AfterValidator(text.host_pattern)]
+Network = Annotated[str, AfterValidator(text.network)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -51,13 +39,14 @@ class Admin(_Section):
     """The table, and what may change things. Beyond loopback only with a token."""
 
     address: Address = "127.0.0.1:9181"
+    token: SecretStr = SecretStr("")  # "": none asked for; else `Authorization: Bearer <token>`
 
 
 class Health(_Section):
     """Active checks, for every service that does not say otherwise."""
 
     kind: Literal["http", "tcp", "none"] = "http"
-    path: str = Field(default="/", pattern=r"^/[!-~]*$")
+    path: Annotated[str, AfterValidator(text.path)] = "/"
     interval_s: Seconds = 5.0
     timeout_s: Seconds = 2.0
     healthy_threshold: Count = 1
@@ -70,10 +59,10 @@ class Ecs(_Section):
 
     clusters: tuple[str, ...] = ()
     region: str = ""  # "": what boto3 finds (AWS_REGION, profile, instance metadata)
-    endpoint_url: str = ""  # "": AWS itself; the address `anyport simulate` prints
+    endpoint_url: Annotated[str, AfterValidator(text.endpoint_url)] = ""  # "": AWS itself
     poll_interval_s: Seconds = 5.0
     call_timeout_s: Seconds = 10.0
-    domain: str = ""  # service `web` answers to `web.<domain>`; "": only services named below or by labels
+    domain: Annotated[str, AfterValidator(text.optional_domain)] = ""  # `web` answers to `web.<domain>`
 
 
 class EcsTarget(_Section):
@@ -89,12 +78,12 @@ class EcsTarget(_Section):
 class Service(_Section):
     """One service: which requests mean it, and where it runs."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
-    hosts: tuple[str, ...] = ()
-    path: str = Field(default="/", pattern=r"^/[!-~]*$")
+    name: Annotated[str, AfterValidator(text.name)]
+    hosts: tuple[Host, ...] = ()
+    path: Annotated[str, AfterValidator(text.prefix)] = "/"
     ecs: EcsTarget | None = None
     static: tuple[Address, ...] = ()
-    health: Health | None = None  # None: [health]
+    health: Health | None = None  # None: [health]; `load` fills what is left out here from [health]
 
 
 class Log(_Section):
@@ -108,7 +97,7 @@ class Config(_Section):
     """The whole file."""
 
     workers: int = Field(default=0, ge=0, le=256)  # 0: one per CPU this process may use
-    trusted_proxies: tuple[str, ...] = ()  # CIDRs of load balancers in front
+    trusted_proxies: tuple[Network, ...] = ()  # CIDRs of load balancers in front
     listener: tuple[Listener, ...] = (Listener(),)
     metrics: Metrics = Metrics()
     admin: Admin = Admin()

@@ -1,0 +1,283 @@
+"""The commands. Each imports what it needs when it runs, so that `--help` and `healthcheck` are quick."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from proxy.cli.duration import Duration
+from proxy.cli.fault import Fault
+from proxy.cli.local import ADMIN, METRICS, base_url, config_path, get, setting
+
+if TYPE_CHECKING:
+    from proxy.config import Config
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+_SIMULATOR: Final = 'install what it needs: pip install "anyport[simulator]"'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code. 2: usage or configuration, 1: it failed, 130: Ctrl-C."""
+    try:
+        result = anyport.main(
+            list(arguments) if arguments is not None else None, prog_name="anyport", standalone_mode=False
+        )
+    except click.ClickException as exc:
+        exc.show()
+        return 2
+    except Fault as exc:
+        click.echo(str(exc), err=True)
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe left (`anyport table | head`); nothing may be flushed at exit any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"anyport {version('anyport')}")
+        ctx.exit()
+
+
+def _config_option(command: _F) -> _F:
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        help="The configuration. Default: ./config.toml if it exists, else $ANYPORT_CONFIG, else defaults.",
+    )(command)
+
+
+def _url_option(command: _F) -> _F:
+    return click.option(
+        "--url", metavar="URL", help="Where anyport answers. Default: from the configuration."
+    )(command)
+
+
+def _timeout_option(command: _F) -> _F:
+    return click.option(
+        "--timeout", "timeout_s", type=Duration(), default="3s", show_default=True, help="How long to wait."
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def anyport() -> None:
+    """One fixed port in front, any port behind: a reverse proxy for Amazon ECS."""
+
+
+@anyport.command()
+@_config_option
+def run(config_file: str | None) -> int:
+    """Run the proxy until SIGTERM or Ctrl-C. SIGHUP reloads the configuration."""
+    path = config_path(config_file, os.environ)
+    config = _load(path)
+    from proxy import app
+
+    try:
+        return app.run(path, config)
+    except OSError as exc:
+        if exc.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+        raise Fault(f"cannot listen: {exc}", "change the address in the configuration, or free it") from None
+
+
+@anyport.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def check(config_file: str | None, as_json: bool) -> int:
+    """Validate a configuration: every error at once. Exit 0 if it can be used, 1 if not."""
+    from dataclasses import asdict
+
+    from proxy.config import ConfigError, load
+
+    path = config_path(config_file, os.environ)
+    named = str(path) if path else "defaults and ANYPORT_… variables"
+    try:
+        config = load(path, os.environ)
+    except ConfigError as exc:
+        if as_json:
+            issues = [asdict(issue) for issue in exc.issues]
+            click.echo(json.dumps({"ok": False, "config": str(path or ""), "issues": issues}, indent=2))
+        else:
+            click.echo(str(exc), err=True)
+            count = len(exc.issues)
+            click.echo(f"{named}: {count} error{'s' if count > 1 else ''}", err=True)
+        return 1
+    if as_json:
+        click.echo(json.dumps({"ok": True, "config": str(path or ""), "issues": []}, indent=2))
+    else:
+        click.echo(f"{named}: OK ({_summary(config)})")
+    return 0
+
+
+@anyport.command()
+@_config_option
+@_url_option
+@_timeout_option
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--service", metavar="NAME", help="Only this service.")
+def table(
+    config_file: str | None, url: str | None, timeout_s: float, as_json: bool, service: str | None
+) -> int:
+    """Print which task answers where, as the running anyport has it."""
+    from proxy.cli.show import print_table
+
+    rows = _admin(config_file, url, timeout_s, "/api/v1/table")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Fault("the answer is not a table: is this anyport's admin address?", "name another with --url")
+    rows = [row for row in rows if service is None or row.get("service") == service]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+    return 0
+
+
+@anyport.command()
+@_config_option
+@_url_option
+@_timeout_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(config_file: str | None, url: str | None, timeout_s: float, as_json: bool) -> int:
+    """Print how the running anyport is: its sources, its workers, and what it left out and why."""
+    from proxy.cli.show import print_status
+
+    answer = _admin(config_file, url, timeout_s, "/api/v1/status")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        print_status(answer)
+    return 0
+
+
+@anyport.command()
+@_config_option
+@_url_option
+@_timeout_option
+@click.option(
+    "--ready", is_flag=True, help="Ask /readyz (may it get traffic) instead of /healthz (is it alive)."
+)
+def healthcheck(config_file: str | None, url: str | None, timeout_s: float, ready: bool) -> int:
+    """Exit 0 if the anyport on this machine is alive, 1 if not: for container health checks."""
+    path = config_path(config_file, os.environ)
+    where = url or base_url(setting("metrics", "address", METRICS, path, os.environ))
+    question = "/readyz" if ready else "/healthz"
+    reply = get(where, question, timeout_s=timeout_s)
+    if reply.status != 200:
+        reason = " ".join(reply.body.decode("utf-8", "replace").split())[:400]
+        raise Fault(f"{question} answered {reply.status}: {reason}")
+    click.echo("ready" if ready else "alive")
+    return 0
+
+
+@anyport.command()
+@click.option(
+    "--for", "for_s", type=Duration(), help="End by itself, such as 20s or 2m. Default: until Ctrl-C."
+)
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME=COMMAND",
+    help="Run COMMAND as the tasks of a service; it listens on $PORT. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--tasks", type=click.IntRange(1, 50), default=3, show_default=True, help="Tasks of each service."
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True,
+    help="The fixed port; if it is taken, a free one.",
+)  # fmt: skip
+def demo(for_s: float | None, services: tuple[str, ...], tasks: int, port: int) -> int:
+    """Show the main job on this machine: an ECS cluster, anyport, load, deploys and kills. No AWS account."""
+    _services(services)
+    try:
+        from proxy.demo import main as proxy_demo
+    except ModuleNotFoundError as exc:
+        raise _not_installed(exc, "the demo") from None
+    return proxy_demo.main(for_s=for_s, services=services, tasks=tasks, port=port)
+
+
+@anyport.command()
+@click.option(
+    "--address", default="127.0.0.1:4566", show_default=True, metavar="IP:PORT", help="Where the API answers."
+)
+@click.option("--cluster", default="demo", show_default=True, metavar="NAME", help="The cluster to make.")
+@click.option(
+    "--instances", type=click.IntRange(1, 20), default=3, show_default=True, help="Container instances."
+)
+@click.option(
+    "--speed", type=click.FloatRange(0.1, 100), default=1.0, show_default=True,
+    help="How much faster than real ECS tasks start and stop.",
+)  # fmt: skip
+def simulate(address: str, cluster: str, instances: int, speed: float) -> int:
+    """Run the embedded ECS cluster alone; print the environment that points AWS clients at it."""
+    try:
+        from discovery.simulator import serve
+    except ModuleNotFoundError as exc:
+        raise _not_installed(exc, "the simulator") from None
+    return serve.main(address=address, cluster=cluster, instances=instances, speed=speed)
+
+
+def _load(path: Path | None) -> Config:
+    from proxy.config import ConfigError, load
+
+    try:
+        return load(path, os.environ)
+    except ConfigError as exc:
+        raise Fault(f"the configuration cannot be used\n{exc}", exit_code=2) from None
+
+
+def _summary(config: Config) -> str:
+    clusters = ", ".join(config.ecs.clusters)
+    parts = [
+        f"listens on {', '.join(listener.address for listener in config.listener)}",
+        f"cluster{'s' if len(config.ecs.clusters) > 1 else ''} {clusters}" if clusters else "no ECS cluster",
+        f"{len(config.service)} service{'' if len(config.service) == 1 else 's'} named",
+    ]
+    return "; ".join(parts)
+
+
+def _admin(config_file: str | None, url: str | None, timeout_s: float, question: str) -> Any:  # noqa: ANN401 - JSON
+    path = config_path(config_file, os.environ)
+    token = setting("admin", "token", "", path, os.environ)
+    where = url or base_url(setting("admin", "address", ADMIN, path, os.environ))
+    reply = get(where, question, token=token, timeout_s=timeout_s)
+    if reply.status in (401, 403):
+        raise Fault(
+            f"the admin API refused this (HTTP {reply.status})",
+            "set ANYPORT_ADMIN__TOKEN, or name the --config with the token",
+        )
+    if reply.status != 200:
+        raise Fault(f"{question} answered HTTP {reply.status}", "see its log")
+    return reply.json()
+
+
+def _services(services: tuple[str, ...]) -> None:
+    for service in services:
+        name, equals, command = service.partition("=")
+        if not equals or not name.strip() or not command.strip():
+            raise click.UsageError(
+                f"--service is NAME=COMMAND, such as 'web=./my-server --port $PORT', not '{service}'"
+            )
+
+
+def _not_installed(exc: ModuleNotFoundError, what: str) -> Exception:
+    missing = (exc.name or "").partition(".")[0]
+    if missing in ("proxy", "discovery"):
+        return exc
+    return Fault(f"{what} needs {missing}, which is not installed", _SIMULATOR)

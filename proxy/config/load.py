@@ -1,0 +1,188 @@
+"""From file and environment to a checked `Config`, or a `ConfigError` with everything that is wrong."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.config.environment import overlay
+from proxy.config.errors import ConfigError, Issue
+from proxy.config.explain import Source, from_pydantic, from_rule, path_of
+from proxy.config.model import Config
+from proxy.config.positions import Path, Positions
+from proxy.config.rules import check
+
+_MAX_BYTES: Final = 4 * 1024 * 1024
+_WHERE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_STARTER: Final = r"""printf '[ecs]\nclusters = ["<cluster>"]\ndomain = "internal"\n' > """
+
+
+def load(path: FilePath | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration in the file *path*, with the `ANYPORT_…` variables of *environ* over it.
+
+    Without a path it is defaults and variables. Raises `ConfigError` with every issue there is.
+    """
+    text = "" if path is None else _read(path)
+    document, positions = _parse(text, str(path or ""))
+    origins, issues = overlay(document, environ)
+    source = Source(str(path or ""), copy.deepcopy(document), positions, origins, environ)
+    spoilt: list[Path] = []
+    for place, why in list(_not_json(document, ())):
+        issues.append(source.issue(place, why, ""))
+        _mend(document, place, spoilt)
+    config = _validate(document, source, issues, spoilt)
+    if config is not None:
+        issues.extend(
+            from_rule(problem, source) for problem in check(config) if not _touches(problem.paths, spoilt)
+        )
+    if issues or config is None:
+        raise ConfigError(sorted(issues, key=lambda issue: (issue.line == 0, issue.line, issue.column)))
+    return _inherit(config)
+
+
+def _read(path: FilePath) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        message, hint = "no such file", f"name another with --config, or make one: {_STARTER}{path}"
+    except IsADirectoryError:
+        message, hint = "is a directory", "name the file in it"
+    except OSError as exc:
+        message, hint = f"cannot be read: {exc.strerror}", "give this user the right to read it"
+    else:
+        if len(data) > _MAX_BYTES:
+            message, hint = "is larger than 4 MiB", "is this the right file?"
+        else:
+            try:
+                return data.decode("utf-8-sig")
+            except UnicodeDecodeError as exc:
+                line = data.count(b"\n", 0, exc.start) + 1
+                message, hint = f"line {line} is not UTF-8", "save the file as UTF-8"
+    raise ConfigError([Issue(source=str(path), message=message, hint=hint)])
+
+
+def _parse(text: str, file: str) -> tuple[dict[str, Any], Positions | None]:
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
+        raise ConfigError([_syntax(text, file, exc)]) from None
+    return document, Positions(text) if text else None
+
+
+def _syntax(text: str, file: str, exc: Exception) -> Issue:
+    lines = text.replace("\r\n", "\n").split("\n")
+    found = _WHERE.fullmatch(str(exc))
+    if found is None:
+        return Issue(source=file, message=f"is not TOML: {str(exc)[:200]}")
+    line, column = (int(found[2]), int(found[3]) - 1) if found[2] else (len(lines), len(lines[-1]))
+    shown = lines[line - 1]
+    # What stands on a broken line cannot be told apart, so a line that may hold a secret is not shown.
+    if re.search(r"token|secret|passw|credential", shown, re.IGNORECASE):
+        return Issue(source=file, line=line, message=f"is not TOML: {_first_word(found[1])}")
+    return Issue(
+        source=file,
+        line=line,
+        column=column,
+        width=1,
+        text=shown,
+        message=f"is not TOML: {_first_word(found[1])}",
+        hint=_syntax_hint(shown),
+    )
+
+
+def _first_word(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _syntax_hint(line: str) -> str:
+    name, equals, value = (part.strip() for part in line.partition("="))
+    if re.fullmatch(r"[A-Za-z0-9_-]+", name) and equals and re.match(r"[A-Za-z/*.]|\d+[.:]\d", value):
+        return f'a string is written in quotes: {name} = "{value}"'
+    if re.match(r"[A-Za-z0-9_.-]+\s*:", line.strip()):
+        return "TOML has `key = value`, not `key: value`"
+    return ""
+
+
+def _validate(
+    document: dict[str, Any], source: Source, issues: list[Issue], spoilt: list[Path]
+) -> Config | None:
+    """Return the config of *document*, leaving out what is wrong so that the rest can be checked too."""
+    for attempt in range(3):
+        try:
+            # As JSON: there, strict still takes an array for a tuple and a table for a dataclass.
+            return Config.model_validate_json(json.dumps(document), strict=True)
+        except ValidationError as exc:
+            # Each mending may uncover nothing new: errors of the first round are all there are, but for those
+            # of tables that had to be given a placeholder.
+            for error in exc.errors(include_url=False):
+                if attempt == 0 or not _touches((path_of(error),), spoilt):
+                    issues.append(from_pydantic(error, source))
+                _mend(document, path_of(error), spoilt, error)
+    return None
+
+
+def _mend(
+    document: dict[str, Any], path: Path, spoilt: list[Path], error: ErrorDetails | None = None
+) -> None:
+    """Take the value at *path* out of *document*, or put a stand-in where one is required."""
+    spoilt.append(path)
+    while path and isinstance(path[-1], int):
+        path = path[:-1]  # of an array nothing is taken: the others would move
+    holder: Any = document
+    for part in path[:-1]:
+        try:
+            holder = holder[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if not path or not isinstance(holder, dict):
+        return
+    if path[0] == "service" and path[-1] in ("name", "service") and len(path) > 1:
+        holder[path[-1]] = f"unnamed-{path[1]}"
+    elif error is None or error["type"] != "missing":
+        holder.pop(path[-1], None)
+
+
+def _touches(paths: tuple[Path, ...], spoilt: list[Path]) -> bool:
+    """Say whether one of *paths* rests on something that is wrong already."""
+    return any(path[: len(bad)] == bad or bad[: len(path)] == path for path in paths for bad in spoilt)
+
+
+def _not_json(value: Any, path: Path) -> Iterator[tuple[Path, str]]:  # noqa: ANN401 - whatever TOML can say
+    """Yield what TOML can say and no key here means."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_json(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _not_json(item, (*path, index))
+    elif isinstance(value, datetime.date | datetime.time):
+        yield path, f"`{path[-1]}` is a date or time, which no key here takes"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"`{path[-1]}` must be a finite number"
+
+
+def _inherit(config: Config) -> Config:
+    """Return *config* with [health] in what a [service.health] leaves out."""
+    services = tuple(
+        service
+        if service.health is None
+        else service.model_copy(
+            update={
+                "health": config.health.model_copy(
+                    update={key: getattr(service.health, key) for key in service.health.model_fields_set}
+                )
+            }
+        )
+        for service in config.service
+    )
+    return config.model_copy(update={"service": services})

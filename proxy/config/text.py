@@ -1,0 +1,135 @@
+"""What a piece of text in the config must look like. Each function returns it in its one spelling.
+
+The message of a `ValueError` ends up before an operator: it says what is right, not only what is wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+_LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_PATH: Final = re.compile(r"/[!-~]*")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return (ip, port) of "10.0.0.1:80" or "[::1]:80"."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
+        raise ValueError('an address is "ip:port", such as "0.0.0.0:8080" or "[::]:8080"')
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def address(text: str) -> str:
+    """Return *text* if it is "ip:port"; names are not resolved, an IP must be written."""
+    host, port = split_address(text)
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise ValueError(
+            f'"{host}" is not an IP address; an address is "ip:port", such as "0.0.0.0:8080"'
+        ) from None
+    if (version == 6) != text.startswith("["):
+        raise ValueError('an IPv6 address is written in brackets, such as "[::1]:8080", IPv4 without')
+    if port > 65535:
+        raise ValueError(f"port {port} is not between 0 and 65535")
+    return text
+
+
+def host_pattern(text: str) -> str:
+    """Return *text* in lower case if it is a host name, "*.name" or "*"."""
+    if text == "*":
+        return text
+    if "://" in text:
+        raise ValueError(f'a host is written without scheme and path: "{_bare(text)}"')
+    if "/" in text:
+        raise ValueError(f'a host has no path: "{_bare(text)}" here, and the rest in `path`')
+    if not text.isascii():
+        raise ValueError(f"a host is written as browsers send it: {_punycode(text)}")
+    lowered = text.lower().removesuffix(".")
+    if _is_ip(lowered):
+        return lowered
+    name, colon, port = lowered.partition(":")
+    if colon:
+        raise ValueError(f'a host has no port: "{name}" (port {port} is the listener\'s)')
+    return domain(lowered, wildcard=True)
+
+
+def domain(text: str, *, wildcard: bool = False) -> str:
+    """Return *text* in lower case if it is a host name, with *wildcard* also "*.name"."""
+    lowered = text.lower().removesuffix(".")
+    name = lowered.removeprefix("*.") if wildcard else lowered
+    if "*" in name:
+        raise ValueError('"*" stands alone or for the first label only: "*" or "*.example.com"')
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f'"{text}" is not a host name such as "web.example.com"')
+    return lowered
+
+
+def optional_domain(text: str) -> str:
+    """Return *text* as `domain` does, or "" as it is."""
+    return domain(text) if text else text
+
+
+def network(text: str) -> str:
+    """Return *text* if it is a CIDR block, or a single address."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            wide = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f'"{text}" is not a CIDR block such as "10.0.0.0/8"') from None
+        raise ValueError(f'"{text}" is one address inside a block; the block is "{wide}"') from None
+    return text
+
+
+def path(text: str) -> str:
+    """Return *text* if it is an absolute path as it stands in a request line."""
+    if not _PATH.fullmatch(text):
+        raise ValueError('a path begins with "/" and has no space, such as "/" or "/api/"')
+    return text
+
+
+def prefix(text: str) -> str:
+    """Return *text* if it is a path without query and fragment."""
+    if "?" in text or "#" in text:
+        raise ValueError("requests are told apart by path only: leave out `?` or `#` and what follows")
+    return path(text)
+
+
+def name(text: str) -> str:
+    """Return *text* if it can name a service in metrics, logs and commands."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            "a name has 1 to 128 letters, digits, `_`, `.` and `-`, and begins with a letter or digit"
+        )
+    return text
+
+
+def endpoint_url(text: str) -> str:
+    """Return *text* if it is "" or an http(s) address."""
+    if text and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise ValueError('an endpoint is an address such as "http://127.0.0.1:4566", or "" for AWS itself')
+    return text
+
+
+def _bare(text: str) -> str:
+    return text.partition("://")[2].partition("/")[0] if "://" in text else text.partition("/")[0]
+
+
+def _punycode(text: str) -> str:
+    try:
+        return f'"{text.encode("idna").decode()}"'
+    except UnicodeError:
+        return "in ASCII (punycode)"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
