@@ -1,0 +1,63 @@
+"""What changed between two tables, in lines an operator can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxy.control.compose import address, check_id, state
+from proxy.link.snapshots import BackendRow, TableSnapshot
+
+
+def changes(old: TableSnapshot, new: TableSnapshot) -> Iterator[str]:
+    """Yield one line for each real change from *old* to *new*, services first."""
+    if new.loaded and not old.loaded:
+        yield f"table loaded: {len(new.services)} services, {len(new.backends)} backends"
+    old_services = {row.name: row for row in old.services}
+    new_services = {row.name: row for row in new.services}
+    for name in old_services.keys() - new_services.keys():
+        yield f"service {name} removed"
+    for name, service in new_services.items():
+        before = old_services.get(name)
+        if before is None:
+            yield f"service {name} added: {_asked_for(service.hosts, service.path)}"
+        elif (before.hosts, before.path) != (service.hosts, service.path):
+            yield f"service {name} now answers to {_asked_for(service.hosts, service.path)}"
+    old_rows = {check_id(row): row for row in old.backends}
+    new_rows = {check_id(row): row for row in new.backends}
+    for key in old_rows.keys() - new_rows.keys():
+        row = old_rows[key]
+        yield f"{_name(row)} removed from {address(row)}"
+    for key, row in new_rows.items():
+        yield from _row_changes(old_rows.get(key), row)
+
+
+def _row_changes(old: BackendRow | None, new: BackendRow) -> Iterator[str]:
+    why = f": {new.reason}" if new.reason else ""
+    if old is None:
+        where = f"at {address(new)}" + (f" in {new.zone}" if new.zone else "")
+        yield f"{_name(new)} added {where}, {state(new)}{why}"
+        return
+    if address(old) != address(new):
+        yield f"{_name(new)} moved from {address(old)} to {address(new)}"
+    if new.suspended != old.suspended:
+        yield f"{_name(new)} suspended{why}" if new.suspended else f"{_name(new)} no longer suspended"
+    if new.draining != old.draining:
+        yield f"{_name(new)} draining{why}" if new.draining else f"{_name(new)} no longer draining"
+    if new.healthy != old.healthy:
+        yield f"{_name(new)} healthy" if new.healthy else f"{_name(new)} unhealthy{why}"
+
+
+def _name(row: BackendRow) -> str:
+    return f"{row.service} task {short_task(row)} ({row.container}:{row.container_port})"
+
+
+def short_task(row: BackendRow) -> str:
+    """Return what tells tasks apart in a log line: the first 8 digits of the id, or the static address."""
+    if row.task_arn.startswith("static:"):
+        return row.task_arn.removeprefix("static:")
+    return row.task_arn.rpartition("/")[2][:8]
+
+
+def _asked_for(hosts: tuple[str, ...], path: str) -> str:
+    names = ", ".join(hosts) if hosts else "no host"
+    return names if path == "/" else f"{names}, path {path}"

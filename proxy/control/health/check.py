@@ -1,0 +1,126 @@
+"""One look at one backend: a GET or a TCP handshake, and in a few words what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+from discovery.model import BackendKey, Endpoint, HealthCheck, Service
+from proxy.policy.verdict import CheckResult
+
+_BODY_BYTES: Final = 64 * 1024  # read and thrown away, so that small answers end without a reset
+_WORDS: Final = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.EPIPE: "connection reset",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ETIMEDOUT: "connect timed out",
+}
+# What this machine lacks says nothing about the backend: no news is not bad news.
+_OUR_OWN: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to check: one backend in its role for one service."""
+
+    service: str
+    key: BackendKey
+    host: str
+    port: int
+    check: HealthCheck
+    host_header: str
+
+
+def target(endpoint: Endpoint, service: Service) -> Target:
+    """Return how *endpoint* is checked as a backend of *service*."""
+    exact = (host for host in service.hosts if "*" not in host)
+    return Target(
+        service=service.name,
+        key=endpoint.key,
+        host=endpoint.host,
+        port=endpoint.port,
+        check=service.health,
+        host_header=service.health.host or next(exact, service.name),
+    )
+
+
+class Checker:
+    """Performs checks. Every check opens a connection of its own: keep-alive to a dead task can lie."""
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `check` has the only clock
+            auto_decompress=False,
+            headers={"User-Agent": "anyport-health-check", "Connection": "close"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def check(self, target: Target) -> CheckResult | None:
+        """Return what *target* answered, or None if this machine could not even ask."""
+        timeout_s = target.check.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                if target.check.kind == "tcp":
+                    return await _shake_hands(target)
+                return await self._get(target)
+        except TimeoutError:
+            return CheckResult(False, f"timeout after {timeout_s:g} s")
+        except aiohttp.ServerDisconnectedError:
+            return CheckResult(False, "closed without an answer")
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError):
+            return CheckResult(False, "the answer is not HTTP")
+        except OSError as exc:
+            if exc.errno in _OUR_OWN:
+                return None
+            return CheckResult(False, _in_words(exc))
+        except (aiohttp.ClientError, ValueError) as exc:
+            return CheckResult(False, f"cannot be asked ({type(exc).__name__})")
+
+    async def _get(self, target: Target) -> CheckResult:
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        url = URL(f"http://{host}:{target.port}{target.check.path}", encoded=True)
+        # A redirect is an answer of this task; following it would check somebody else.
+        async with self._session.get(
+            url, headers={"Host": target.host_header}, allow_redirects=False
+        ) as response:
+            low, high = target.check.statuses
+            result = CheckResult(low <= response.status <= high, f"HTTP {response.status}")
+            # The head has decided. An endless or broken body must not change that.
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                await response.content.read(_BODY_BYTES)
+            return result
+
+
+async def _shake_hands(target: Target) -> CheckResult:
+    _, writer = await asyncio.open_connection(target.host, target.port)
+    # A dead port in the ephemeral range of this very host can meet itself (RFC 9293, simultaneous open).
+    itself = writer.get_extra_info("sockname") == writer.get_extra_info("peername")
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return CheckResult(False, "connection refused") if itself else CheckResult(True, "connected")
+
+
+def _in_words(exc: OSError) -> str:
+    if exc.errno is None:
+        return "connection failed"
+    return _WORDS.get(exc.errno) or os.strerror(exc.errno).lower()

@@ -1,0 +1,122 @@
+"""When which backend is checked, and what is known of each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from discovery.model import BackendKey
+from proxy.control.health.check import Target
+from proxy.policy.verdict import CheckResult, Verdict, judge, rechecked, unchecked
+
+CheckId = tuple[str, BackendKey]  # one task may serve two services, each with a check of its own
+
+_EAGER_S: Final = 0.25
+_SETTLE_S: Final = 1.0  # inherited verdicts are confirmed within this, not all in one instant
+_AT_ONCE: Final = 256  # checks in flight
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    target: Target
+    verdict: Verdict
+    task: asyncio.Task[None] | None = None
+
+
+def pause_s(verdict: Verdict, target: Target, age_s: float, jitter: float) -> float:
+    """Return the time from the start of one check to the start of the next; *jitter* is in [0, 1).
+
+    A task that has never passed is asked eagerly, then ever less often: it becomes ready within a
+    tenth of the time it took to start.
+    """
+    interval_s = target.check.interval_s
+    if not verdict.proven:
+        interval_s = min(interval_s, max(_EAGER_S, age_s * 0.1))
+    return interval_s * (0.9 + 0.2 * jitter)
+
+
+class Monitor:
+    """Checks whatever `watch` was last given. Its tasks belong to *group* and end with it."""
+
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        check: Callable[[Target], Awaitable[CheckResult | None]],
+        *,
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random,
+    ) -> None:
+        self._group = group
+        self._check = check
+        self._on_change = on_change
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng
+        self._free = asyncio.Semaphore(_AT_ONCE)
+        self._watched: dict[CheckId, _Watched] = {}
+        self.results: Counter[tuple[str, str]] = Counter()  # by (service, "success" or "failure")
+
+    def verdict(self, service: str, key: BackendKey) -> Verdict | None:
+        """Return what is known of a watched backend, None of any other."""
+        watched = self._watched.get((service, key))
+        return watched.verdict if watched else None
+
+    @property
+    def targets(self) -> Mapping[CheckId, Target]:
+        """What is being watched now."""
+        return {check_id: watched.target for check_id, watched in self._watched.items()}
+
+    def watch(self, targets: Iterable[Target], known: Mapping[CheckId, Verdict]) -> None:
+        """Watch exactly *targets*; a backend new to this monitor starts from *known*, else from nothing."""
+        wanted = {(target.service, target.key): target for target in targets}
+        for check_id in self._watched.keys() - wanted.keys():
+            self._stop(self._watched.pop(check_id))
+        for check_id, target in wanted.items():
+            watched = self._watched.get(check_id)
+            if watched is not None and watched.target == target:
+                continue
+            now_s = self._clock()
+            if watched is None:
+                verdict = known.get(check_id) or unchecked(target.check, now_s)
+            elif (watched.target.host, watched.target.port) != (target.host, target.port):
+                verdict = unchecked(target.check, now_s)  # the container was started anew elsewhere
+            else:
+                verdict = watched.verdict
+            if watched is not None:
+                self._stop(watched)
+            self._watched[check_id] = self._start(target, rechecked(verdict, target.check, now_s))
+
+    def _start(self, target: Target, verdict: Verdict) -> _Watched:
+        watched = _Watched(target, verdict)
+        if target.check.kind != "none":
+            name = f"check {target.service} {target.key.task_arn}"
+            watched.task = self._group.create_task(self._check_forever(watched), name=name)
+        return watched
+
+    def _stop(self, watched: _Watched) -> None:
+        if watched.task is not None:
+            watched.task.cancel()
+
+    async def _check_forever(self, watched: _Watched) -> None:
+        target, first_s = watched.target, self._clock()
+        if watched.verdict.healthy:
+            await self._sleep(self._rng.random() * min(_SETTLE_S, target.check.interval_s))
+        while True:
+            async with self._free:
+                started_s = self._clock()
+                result = await self._check(target)
+            now_s = self._clock()
+            if result is not None:
+                self.results[target.service, "success" if result.ok else "failure"] += 1
+                before = watched.verdict
+                watched.verdict = judge(before, result, target.check, now_s)
+                if (before.healthy, before.reason) != (watched.verdict.healthy, watched.verdict.reason):
+                    self._on_change()
+            pause = pause_s(watched.verdict, target, started_s - first_s, self._rng.random())
+            await self._sleep(max(0.0, pause - (now_s - started_s)))

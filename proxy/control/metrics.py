@@ -1,0 +1,200 @@
+"""The scoreboard, the table and the sources as Prometheus series.
+
+Series come and go with the table: a service that is gone is no longer shown. Label values are closed
+sets or names from the operator's own configuration, never text from a client.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from proxy.control import status as control_status
+from proxy.control.compose import state
+from proxy.control.status import Status
+from proxy.errors import ERRORS
+from proxy.link import scoreboard as at
+
+_BOUNDS = [f"{bound / 1_000_000:g}" for bound in at.BUCKETS_US]
+
+
+def registry(
+    status: Status, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+) -> CollectorRegistry:
+    """Return a registry that reads *status* anew for every scrape."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(_Collector(status, clock, wall))
+    ProcessCollector(registry=made)
+    return made
+
+
+class _Collector(Collector):
+    def __init__(self, status: Status, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._status = status
+        self._clock = clock
+        self._wall = wall
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _services(self._status)
+        yield from _backends(self._status)
+        yield from _workers(self._status, self._clock())
+        yield from _discovery(self._status, self._clock(), self._wall())
+        yield from _own(self._status)
+
+
+def _services(status: Status) -> Iterator[Metric]:
+    requests = _counter("requests", "Requests answered or cut, by code class.", "service", "method", "code")
+    duration = HistogramMetricFamily(
+        "anyport_request_duration_seconds",
+        "First byte of the request to last byte of the response.",
+        labels=["service"],
+    )
+    in_flight = _gauge("requests_in_flight", "Requests being served now.", "service")
+    tunnels = _gauge("tunnels_open", "WebSocket and other upgraded connections open now.", "service")
+    failures = _counter("failures", "Requests the proxy failed, by error code.", "service", "code", "reason")
+    retries = _counter("retries", "Attempts after the first.", "service")
+    sent = _counter("request_bytes", "Body bytes received from clients.", "service")
+    received = _counter("response_bytes", "Body bytes sent to clients.", "service")
+
+    for name, slot in _shown(status):
+        cells = status.board.totals(slot)
+        for row, method in enumerate(at.METHODS):
+            for column, code in enumerate(at.CODE_CLASSES):
+                count = cells[at.REQUESTS + row * len(at.CODE_CLASSES) + column]
+                if count:
+                    requests.add_metric([name, method, code], count)
+        duration.add_metric([name], _buckets(cells), cells[at.DURATION_SUM_US] / 1_000_000)
+        in_flight.add_metric([name], cells[at.IN_FLIGHT])
+        tunnels.add_metric([name], cells[at.TUNNELS])
+        for error in ERRORS:
+            if cells[at.FAILURES + error.slot]:
+                failures.add_metric([name, error.code, error.reason], cells[at.FAILURES + error.slot])
+        retries.add_metric([name], cells[at.RETRIES])
+        sent.add_metric([name], cells[at.REQUEST_BYTES])
+        received.add_metric([name], cells[at.RESPONSE_BYTES])
+    yield from (requests, duration, in_flight, tunnels, failures, retries, sent, received)
+
+
+def _shown(status: Status) -> list[tuple[str, int]]:
+    """Return (label, slot) of what is shown. Services beyond the last slot are counted under ""."""
+    return [("", at.NO_SERVICE)] + [(row.name, row.slot) for row in status.table.services if row.slot]
+
+
+def _buckets(cells: list[int]) -> list[tuple[str, float]]:
+    buckets, sum_so_far = [], 0
+    for number, bound in enumerate([*_BOUNDS, "+Inf"]):
+        sum_so_far += cells[at.DURATION + number]
+        buckets.append((bound, float(sum_so_far)))
+    return buckets
+
+
+def _backends(status: Status) -> Iterator[Metric]:
+    backends = _gauge("backends", "Backends by what they may take.", "service", "state")
+    counts = Counter((row.service, state(row)) for row in status.table.backends)
+    for row in status.table.services:
+        for word in ("ready", "draining", "down"):
+            backends.add_metric([row.name, word], counts[row.name, word])
+    yield backends
+    checks = _counter("health_checks", "Active health checks done.", "service", "result")
+    for row in status.table.services:
+        for result in ("success", "failure"):
+            checks.add_metric([row.name, result], status.checks[row.name, result])
+    yield checks
+
+
+def _workers(status: Status, now_s: float) -> Iterator[Metric]:
+    up = _gauge("worker_up", "1 while the worker shows signs of life.", "worker")
+    revision = _gauge("table_revision", "Revision of the table this worker routes by.", "worker")
+    for worker in control_status.workers(status, now_s):
+        up.add_metric([str(worker.worker)], float(worker.up))
+        revision.add_metric([str(worker.worker)], worker.revision)
+    yield from (up, revision)
+    gauges = (
+        (at.CLIENTS, _gauge("client_connections_open", "Client connections open now.", "worker"), 1),
+        (at.UPSTREAMS, _gauge("upstream_connections_open", "Backend connections open now.", "worker"), 1),
+        (at.DRAINING, _gauge("worker_draining", "1 while the worker drains.", "worker"), 1),
+        (
+            at.LOOP_LAG_MAX_US,
+            _gauge("worker_loop_lag_seconds", "The longest recent stall of the worker's loop.", "worker"),
+            1_000_000,
+        ),
+    )
+    counters = (
+        (at.STARTS, _counter("worker_starts", "Times a worker was started in this place.", "worker"), 1),
+        (at.CLIENTS_TOTAL, _counter("client_connections", "Client connections accepted.", "worker"), 1),
+        (at.UPSTREAM_CONNECTS, _counter("upstream_connects", "Backend connections opened.", "worker"), 1),
+        (
+            at.UPSTREAM_REUSES,
+            _counter("upstream_reuses", "Requests sent on a kept backend connection.", "worker"),
+            1,
+        ),
+        (
+            at.SNAPSHOTS_REJECTED,
+            _counter("snapshots_rejected", "Tables a worker could not read.", "worker"),
+            1,
+        ),
+        (
+            at.LOG_LINES_DROPPED,
+            _counter("log_lines_dropped", "Access log lines nobody took.", "worker"),
+            1,
+        ),
+    )
+    for number, head in enumerate(status.board.heads()):
+        for offset, family, divisor in (*gauges, *counters):
+            family.add_metric([str(number)], head[offset] / divisor)
+    for _, family, _ in (*gauges, *counters):
+        yield family
+
+
+def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
+    age = _gauge("discovery_age_seconds", "Seconds since the source last answered completely.", "source")
+    last = _gauge(
+        "discovery_last_success_timestamp_seconds", "Unix time of the last complete answer.", "source"
+    )
+    refreshes = _counter("discovery_refreshes", "Complete answers of the source.", "source")
+    errors = _counter("discovery_errors", "Queries without a complete answer.", "source", "kind")
+    calls = _counter("aws_api_calls", "Calls of the AWS API.", "source", "operation")
+    for source in status.sources:
+        age_s = control_status.age_s(source, now_s)
+        if age_s is not None:
+            age.add_metric([source.name], age_s)
+            last.add_metric([source.name], wall_s - age_s)
+        refreshes.add_metric([source.name], source.status.refreshes)
+        for kind, count in sorted(source.status.errors.items()):
+            errors.add_metric([source.name, kind], count)
+        for operation, count in sorted(source.status.calls.items()):
+            calls.add_metric([source.name, operation], count)
+    yield from (age, last, refreshes, errors, calls)
+    yield _alone("discovery_problems", "Mistakes in labels or config that keep something out of the table.",
+                 len(status.problems))  # fmt: skip
+
+
+def _own(status: Status) -> Iterator[Metric]:
+    yield _alone("table_published_revision", "Revision of the newest table.", status.table.revision)
+    yield _alone("table_loaded", "1 once every source has answered.", float(status.table.loaded))
+    reloads = _counter("config_reloads", "Reloads of the configuration.", "result")
+    for result in ("success", "failure"):
+        reloads.add_metric([result], status.reloads[result])
+    yield reloads
+    build = _gauge("build_info", "What is running.", "version", "python", "head")
+    build.add_metric([status.version, platform.python_version(), "python"], 1)
+    yield build
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"anyport_{name}", text, labels=labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"anyport_{name}", text, labels=labels)
+
+
+def _alone(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"anyport_{name}", text, value=value)

@@ -1,0 +1,194 @@
+"""What the control process knows and does: sources in, verdicts on top, snapshots out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata
+
+from discovery.model import Problem, Snapshot, Source
+from discovery.table import BackendTable
+from proxy.config import Config
+from proxy.control import compose, logs, sources
+from proxy.control.changes import changes
+from proxy.control.health.check import Target, target
+from proxy.control.health.schedule import Monitor
+from proxy.control.publish import Publisher
+from proxy.control.status import Status
+from proxy.link.scoreboard import SERVICE_SLOTS, Scoreboard
+from proxy.link.snapshots import EMPTY, TableSnapshot
+from proxy.policy.verdict import CheckResult
+
+log = logging.getLogger("anyport.control")
+
+_SPACING_S = 0.02  # between two snapshots: a deploy of fifty tasks is a few tables, not fifty
+_SOURCE_RETRY_S = 5.0
+
+
+class ControlPlane:
+    """The state of the control process, and the few things that happen to it."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        group: asyncio.TaskGroup,
+        check: Callable[[Target], Awaitable[CheckResult | None]],
+        links: Sequence[socket.socket],
+        board: Scoreboard,
+        inherited: TableSnapshot,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = config
+        self._group = group
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._base = inherited
+        self._slots = compose.Slots(
+            inherited, count=SERVICE_SLOTS, unused=lambda slot: not any(board.totals(slot))
+        )
+        self._publisher = Publisher(links, inherited=inherited)
+        self._changed = asyncio.Event()
+        self._monitor = Monitor(group, check, on_change=self._changed.set, clock=clock, rng=self._rng)
+        self._watching: list[asyncio.Task[None]] = []
+        self._table = BackendTable(())
+        self._answered: set[str] = set()
+        self.status = Status(
+            board=board,
+            version=metadata.version("anyport"),
+            table=inherited,
+            published_at_s=clock(),
+            checks=self._monitor.results,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Publish at once what is known already, then begin to learn."""
+        try:
+            self._rewire()
+            self._publish()
+            self._group.create_task(self._publish_changes(), name="publish changes")
+            self._group.create_task(self._publisher.retry_forever(), name="serve late links")
+            yield
+        finally:
+            self._publisher.close()
+
+    def admin_token(self) -> str:
+        """Return the token that the admin server asks for, "" if none."""
+        return self._config.admin.token.get_secret_value()
+
+    def drain(self) -> None:
+        """Say on /readyz that this proxy is going away; all else goes on."""
+        self.status.draining = True
+
+    def reload(self, new: Config) -> None:
+        """Follow *new* as far as a running process can."""
+        old, self._config = self._config, new
+        logs.configure(new.log)
+        for key in _needing_restart(old, new):
+            log.warning("%s changed: this needs a restart and is ignored until then", key)
+        if not sources.same(old, new):
+            self._base = self.status.table
+            self._rewire()
+        self._changed.set()
+
+    def _rewire(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        built = sources.build(self._config, rng=self._rng)
+        self._table = BackendTable(source.name for source in built)
+        self._answered = set()
+        self.status.sources = built
+        self.status.pending = frozenset(source.name for source in built)
+        self._watching = [
+            self._group.create_task(self._follow(source, self._table), name=f"follow {source.name}")
+            for source in built
+        ]
+
+    async def _follow(self, source: Source, table: BackendTable) -> None:
+        while True:
+            try:
+                async for snapshot in source.watch():
+                    self._learn(table, snapshot)
+            except Exception as exc:
+                # A source promises not to raise. If one does, the others must not suffer for it.
+                log.exception("source %s failed; its last answer still stands", source.name)
+                source.status.last_error = f"internal error ({type(exc).__name__}); the log has the details"
+                source.status.errors["other"] += 1
+            else:
+                return
+            await asyncio.sleep(_SOURCE_RETRY_S)
+
+    def _learn(self, table: BackendTable, snapshot: Snapshot) -> None:
+        table.apply(snapshot)
+        self._answered.add(snapshot.source)
+        self.status.pending -= {snapshot.source}
+        self._changed.set()
+
+    async def _publish_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._publish()
+            await asyncio.sleep(_SPACING_S)
+
+    def _publish(self) -> None:
+        facts = self._table.snapshot
+        known = compose.Knowledge(
+            facts=facts,
+            suspended=self._table.suspended,
+            answered=frozenset(self._answered),
+            pending=self.status.pending,
+        )
+        self._watch(known)
+        self._report(facts.problems)
+        table = compose.compose(
+            known,
+            base=self._base,
+            verdict=self._monitor.verdict,
+            slot=self._slots,
+            settings=self._config.worker_settings(),
+        )
+        if not known.pending:
+            self._base = replace(EMPTY, loaded=True)
+        before = self.status.table
+        if self._publisher.publish(table):
+            self.status.table = self._publisher.newest
+            self.status.published_at_s = self._clock()
+            for line in changes(before, self.status.table):
+                log.info("%s", line)
+
+    def _watch(self, known: compose.Knowledge) -> None:
+        facts = known.facts
+        targets = [target(endpoint, facts.services[endpoint.service]) for endpoint in facts.endpoints]
+        # What is only kept from before a reload goes on being checked the way it was.
+        former = self._monitor.targets
+        for row in compose.kept_rows(known, self._base):
+            kept = former.get(compose.check_id(row))
+            if kept is not None:
+                targets.append(kept)
+        self._monitor.watch(targets, compose.inherited(self._base, targets, self._clock()))
+
+    def _report(self, problems: tuple[Problem, ...]) -> None:
+        for problem in problems:
+            if problem not in self.status.problems:
+                log.warning("%s: %s", problem.where, problem.what)
+        self.status.problems = problems
+
+
+def _needing_restart(old: Config, new: Config) -> Iterable[str]:
+    if old.workers != new.workers:
+        yield "workers"
+    if old.listener != new.listener:
+        yield "[[listener]]"
+    if old.metrics.address != new.metrics.address:
+        yield "[metrics] address"
+    if old.admin.address != new.admin.address:
+        yield "[admin] address"

@@ -1,0 +1,124 @@
+"""The control process from start to end: its parts in one task group, its signals, its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from proxy.config import Config, ConfigError
+from proxy.control.admin.api import admin_app
+from proxy.control.admin.public import public_app
+from proxy.control.admin.server import serving
+from proxy.control.health.check import Checker
+from proxy.control.metrics import registry
+from proxy.control.plane import ControlPlane
+from proxy.link.scoreboard import Scoreboard
+from proxy.link.snapshots import TableSnapshot
+
+log = logging.getLogger("anyport.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What the supervisor hands over."""
+
+    links: Sequence[socket.socket]  # to the workers, by number
+    supervisor_link: socket.socket
+    board: Scoreboard
+    table: TableSnapshot  # the newest one known, or `EMPTY`
+    metrics_socket: socket.socket  # bound, not yet listening or already so
+    admin_socket: socket.socket
+    lifeline_fd: int  # reads end-of-file once the supervisor is gone
+
+
+class _Stopped(Exception):
+    """Ends the task group; nothing went wrong."""
+
+
+async def run(given: Inherited, config: Config, *, reload: Callable[[], Config]) -> int:
+    """Serve until told to stop; return the exit status.
+
+    *reload* reads the configuration again and raises `ConfigError` if it cannot be used.
+    """
+    exit_status = 0
+    try:
+        async with Checker() as checker, asyncio.TaskGroup() as group:
+            plane = ControlPlane(
+                config,
+                group=group,
+                check=checker.check,
+                links=[*given.links, given.supervisor_link],
+                board=given.board,
+                inherited=given.table,
+            )
+            await _serve(given, plane, reload)
+            raise _Stopped
+    except* _Stopped:
+        pass
+    except* Exception as failures:
+        exit_status = 1
+        for exc in _leaves(failures):
+            log.error("the control process cannot go on", exc_info=exc)
+    return exit_status
+
+
+async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Config]) -> None:
+    stop = asyncio.Event()
+    public = public_app(plane.status, registry(plane.status))
+    admin = admin_app(plane.status, plane.admin_token)
+    with plane.running(), _reacting(plane, stop, reload, given.lifeline_fd):
+        async with serving(public, given.metrics_socket), serving(admin, given.admin_socket):
+            await stop.wait()
+
+
+@contextmanager
+def _reacting(
+    plane: ControlPlane, stop: asyncio.Event, reload: Callable[[], Config], lifeline_fd: int
+) -> Iterator[None]:
+    """React to signals and to the supervisor's end for the length of the context."""
+    loop = asyncio.get_running_loop()
+
+    def terminate() -> None:
+        if plane.status.draining:
+            stop.set()
+        plane.drain()
+
+    def hang_up() -> None:
+        try:
+            new = reload()
+        except ConfigError as exc:
+            plane.status.reloads["failure"] += 1
+            log.error("the configuration was not reloaded, the old one stays in force:\n%s", exc)
+        else:
+            plane.reload(new)
+            plane.status.reloads["success"] += 1
+            log.info("configuration reloaded")
+
+    def lifeline() -> None:
+        if not os.read(lifeline_fd, 1):
+            log.warning("the supervisor is gone")
+            stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+    loop.add_reader(lifeline_fd, lifeline)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.remove_signal_handler(signal.SIGHUP)
+        loop.remove_reader(lifeline_fd)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc

@@ -1,0 +1,92 @@
+"""From the configuration to the sources of discovery."""
+
+from __future__ import annotations
+
+import random
+
+from discovery.ecs.rules import ServiceRule
+from discovery.model import HealthCheck, Service, Source
+from discovery.static import StaticSource
+from proxy import config
+from proxy.config import Config, split_address
+
+
+def build(settings: Config, *, rng: random.Random) -> tuple[Source, ...]:
+    """Return the sources that *settings* asks for, the most trusted first."""
+    return (*_static(settings), *_ecs(settings, rng))
+
+
+def same(old: Config, new: Config) -> bool:
+    """Return whether both configurations ask for the same sources."""
+    return (old.ecs, old.service, old.health) == (new.ecs, new.service, new.health)
+
+
+def health_check(section: config.Health) -> HealthCheck:
+    """Return *section* in the words of discovery."""
+    return HealthCheck(
+        kind=section.kind,
+        path=section.path,
+        interval_s=section.interval_s,
+        timeout_s=section.timeout_s,
+        healthy_threshold=section.healthy_threshold,
+        unhealthy_threshold=section.unhealthy_threshold,
+        host=section.host,
+    )
+
+
+def _service(settings: Config, section: config.Service) -> Service:
+    return Service(
+        name=section.name,
+        hosts=section.hosts,
+        path=section.path,
+        health=health_check(section.health or settings.health),
+    )
+
+
+def _static(settings: Config) -> list[Source]:
+    listed = [
+        (_service(settings, section), [split_address(text) for text in section.static])
+        for section in settings.service
+        if section.static
+    ]
+    return [StaticSource(listed)] if listed else []
+
+
+def _ecs(settings: Config, rng: random.Random) -> list[Source]:
+    if not settings.ecs.clusters:
+        return []
+    # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
+    from discovery.ecs.api import EcsApi  # noqa: PLC0415
+    from discovery.ecs.poller import EcsPoller  # noqa: PLC0415
+
+    sources: list[Source] = []
+    for cluster in settings.ecs.clusters:
+        api = EcsApi(
+            region=settings.ecs.region,
+            endpoint_url=settings.ecs.endpoint_url,
+            call_timeout_s=settings.ecs.call_timeout_s,
+        )
+        rules = [
+            ServiceRule(
+                service=_service(settings, section),
+                ecs_service=section.ecs.service,
+                cluster=cluster,
+                container=section.ecs.container,
+                port=section.ecs.port,
+                port_name=section.ecs.port_name,
+            )
+            for section in settings.service
+            if section.ecs is not None and section.ecs.cluster in ("", cluster)
+        ]
+        sources.append(
+            EcsPoller(
+                api,
+                cluster=cluster,
+                rules=rules,
+                domain=settings.ecs.domain,
+                default_health=health_check(settings.health),
+                interval_s=settings.ecs.poll_interval_s,
+                rng=rng,
+            )
+        )
+    return sources

@@ -1,0 +1,134 @@
+"""What the control process knows about the whole proxy, and whether that makes it ready."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from discovery.model import Problem, Source
+from proxy.control.compose import state
+from proxy.link import scoreboard
+from proxy.link.scoreboard import Scoreboard
+from proxy.link.snapshots import EMPTY, TableSnapshot
+
+HEARTBEAT_S: Final = 3.0  # a worker that is restarted is back well within this
+APPLY_S: Final = 2.0  # how long a worker may take to follow a new revision
+
+
+@dataclass(slots=True)
+class Status:
+    """Written by the control process, read by metrics, /readyz and the API. All times are its clock's."""
+
+    board: Scoreboard
+    version: str
+    table: TableSnapshot = EMPTY  # the newest published
+    published_at_s: float = 0.0
+    sources: Sequence[Source] = ()
+    pending: frozenset[str] = frozenset()  # sources that have not answered yet
+    problems: tuple[Problem, ...] = ()
+    checks: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (service, result)
+    draining: bool = False
+    reloads: Counter[str] = field(default_factory=Counter)  # by "success" or "failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """One worker as its row of the scoreboard shows it."""
+
+    worker: int
+    up: bool
+    reason: str  # why it is not up or not current; "" otherwise
+    revision: int
+    heartbeat_age_s: float | None  # None: it has never started
+
+
+def workers(status: Status, now_s: float) -> list[WorkerState]:
+    """Return the state of each worker at *now_s*, a monotonic time."""
+    return [
+        _worker(number, head, status.table.revision, now_s - status.published_at_s, now_s)
+        for number, head in enumerate(status.board.heads())
+    ]
+
+
+def _worker(
+    number: int, head: memoryview[int], published: int, published_age_s: float, now_s: float
+) -> WorkerState:
+    revision, beat_ms = head[scoreboard.REVISION], head[scoreboard.HEARTBEAT_MS]
+    if not head[scoreboard.PID] or not beat_ms:
+        return WorkerState(
+            worker=number, up=False, reason="not started", revision=revision, heartbeat_age_s=None
+        )
+    age_s = max(0.0, now_s - beat_ms / 1000)
+    up = age_s < HEARTBEAT_S
+    reason = ""
+    if not up:
+        reason = f"no sign of life for {age_s:.0f} s"
+    elif revision < published and published_age_s > APPLY_S:
+        reason = f"still on revision {revision}, {published} is published"
+    return WorkerState(
+        worker=number, up=up, reason=reason, revision=revision, heartbeat_age_s=round(age_s, 3)
+    )
+
+
+def readiness(status: Status, now_s: float) -> dict[str, Any]:
+    """Return the answer of /readyz. It is ready if `reasons` is empty.
+
+    A source that fails now does not make it unready: the last table still serves.
+    """
+    found = workers(status, now_s)
+    reasons = ["draining: this process has been told to stop"] if status.draining else []
+    if not status.table.loaded:
+        reasons += [f"table not loaded: {_waiting(source)}" for source in _pending(status)]
+        reasons = reasons or ["table not loaded"]
+    reasons += [f"worker {worker.worker}: {worker.reason}" for worker in found if worker.reason]
+    return {
+        "ready": not reasons,
+        "reasons": reasons,
+        "draining": status.draining,
+        "table": {
+            "loaded": status.table.loaded,
+            "revision": status.table.revision,
+            "services": len(status.table.services),
+            "backends": Counter(state(row) for row in status.table.backends),
+        },
+        "workers": [
+            {
+                "worker": worker.worker,
+                "up": worker.up,
+                "revision": worker.revision,
+                "heartbeat_age_s": worker.heartbeat_age_s,
+            }
+            for worker in found
+        ],
+        "sources": sources(status, now_s),
+        "problems": [{"where": problem.where, "what": problem.what} for problem in status.problems],
+    }
+
+
+def sources(status: Status, now_s: float) -> list[dict[str, Any]]:
+    """Return how fresh each source is. `error` says what is wrong and what to do; "" after a success."""
+    return [
+        {
+            "source": source.name,
+            "answered": source.name not in status.pending,
+            "age_s": age_s(source, now_s),
+            "error": source.status.last_error,
+        }
+        for source in status.sources
+    ]
+
+
+def age_s(source: Source, now_s: float) -> float | None:
+    """Return the seconds since *source* last answered completely, None if it never has."""
+    last_s = source.status.last_success_s
+    return None if last_s is None else round(max(0.0, now_s - last_s), 3)
+
+
+def _pending(status: Status) -> list[Source]:
+    return [source for source in status.sources if source.name in status.pending]
+
+
+def _waiting(source: Source) -> str:
+    return f"{source.name}: {source.status.last_error or 'no complete answer yet'}"
