@@ -25,7 +25,7 @@ class PortRange:
             raise ValueError(f"port range {self.first}-{self.last}: want 1 <= first <= last <= 65535")
 
 
-class NoFreePorts(Exception):
+class PortsExhaustedError(Exception):
     """The instance has no run of free host ports of that length left in its range."""
 
 
@@ -33,7 +33,7 @@ def allocate(instance: Instance, count: int, ports: PortRange, is_free: Callable
     """Take *count* contiguous host ports of *instance* and move its cursor behind them.
 
     *is_free* says whether anything else on the machine has the port, and is asked only about ports
-    that no task of the instance has. Raises NoFreePorts.
+    that no task of the instance has. Raises PortsExhaustedError.
     """
     cursor = instance.next_host_port
     if not ports.first <= cursor <= ports.last:
@@ -47,7 +47,7 @@ def allocate(instance: Instance, count: int, ports: PortRange, is_free: Callable
     if not run:
         run = _first_run(ports.first, min(cursor - 1, last_start), count, usable)
     if not run:
-        raise NoFreePorts(f"no {count} free host ports in a row from {ports.first} to {ports.last}")
+        raise PortsExhaustedError(f"no {count} free host ports in a row from {ports.first} to {ports.last}")
     instance.ports_in_use.update(run)
     instance.next_host_port = run[-1] + 1
     return run

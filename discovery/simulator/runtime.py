@@ -32,6 +32,10 @@ _KILLED = 137
 _INNER_PORTS = range(20000, 32768)
 
 
+class RuntimeFailure(Exception):
+    """A process could not be started; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class PortSpec:
     """One published port of a task: host:port outside is container_port inside."""
@@ -117,10 +121,10 @@ class Runtime:
     async def start(self, spec: ProcessSpec) -> int:
         """Start the process; returns its pid once it exists, which is before it listens.
 
-        Raises OSError when the machine can start no more.
+        Raises RuntimeFailure when the machine can start no more.
         """
         if self._closed:
-            raise OSError("the simulator is stopping")
+            raise RuntimeFailure("the simulator is stopping")
         if self._zygote is None:  # it was killed: its tasks are gone, the next ones get a new one
             self._zygote = _ZygoteLink(self._on_message, self._on_zygote_end)
         process, routes, environment = self._prepare(spec)
@@ -185,7 +189,9 @@ class Runtime:
             port = self._rng.choice(_INNER_PORTS)
             if port not in taken and _can_bind(port):
                 return port
-        raise OSError(f"no free port from {_INNER_PORTS.start} to {_INNER_PORTS.stop - 1} on 127.0.0.1")
+        raise RuntimeFailure(
+            f"no free port from {_INNER_PORTS.start} to {_INNER_PORTS.stop - 1} on 127.0.0.1"
+        )
 
     async def _collect_output(self, process: _Process, read_fd: int) -> None:
         def ended(transport: asyncio.BaseTransport) -> None:
@@ -221,7 +227,7 @@ class Runtime:
         elif "refused" in message:
             _, done = self._starting.pop(message["refused"])
             if not done.cancelled():
-                done.set_exception(OSError(message["why"]))
+                done.set_exception(RuntimeFailure(message["why"]))
         else:
             process = self._processes[message["exited"]]
             process.exit_code = message["code"]
@@ -264,7 +270,7 @@ class Runtime:
     def _fail_starting(self, why: str) -> None:
         for _, done in self._starting.values():
             if not done.done():
-                done.set_exception(OSError(why))
+                done.set_exception(RuntimeFailure(why))
         self._starting.clear()
 
 
