@@ -167,7 +167,12 @@ class ControlPlane:
 
     def _watch(self, known: compose.Knowledge) -> None:
         facts = known.facts
-        targets = [target(endpoint, facts.services[endpoint.service]) for endpoint in facts.endpoints]
+        # A suspended backend is not checked: what answers there is another service's task.
+        targets = [
+            target(endpoint, facts.services[endpoint.service])
+            for endpoint in facts.endpoints
+            if endpoint.key not in known.suspended
+        ]
         # What is only kept from before a reload goes on being checked the way it was.
         former = self._monitor.targets
         for row in compose.kept_rows(known, self._base):

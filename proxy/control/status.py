@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from discovery.model import Problem, Source
+from discovery.static import StaticSource
 from proxy.control.compose import state
 from proxy.link import scoreboard
 from proxy.link.scoreboard import Scoreboard
@@ -122,6 +123,8 @@ def sources(status: Status, now_s: float) -> list[dict[str, Any]]:
 
 def age_s(source: Source, now_s: float) -> float | None:
     """Return the seconds since *source* last answered completely, None if it never has."""
+    if isinstance(source, StaticSource):
+        return 0.0  # a list in the config does not age
     last_s = source.status.last_success_s
     return None if last_s is None else round(max(0.0, now_s - last_s), 3)
 
