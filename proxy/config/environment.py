@@ -33,7 +33,7 @@ def overlay(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[
         if names(path) not in known() or isinstance(path[0], int):
             issues.append(_unknown(variable))
             continue
-        problem = _put(document, path, _read(path, environ[variable]))
+        problem = _misnumbered(path) or _put(document, path, _read(path, environ[variable]))
         if problem:
             issues.append(Issue(source=variable, key=variable, message=problem))
         else:
@@ -74,7 +74,7 @@ def _put(document: dict[str, Any], path: Path, value: Any) -> str:  # noqa: ANN4
         last = depth == len(path) - 1
         if isinstance(part, int):
             if not isinstance(here, list):
-                return f"{'.'.join(map(str, path[:depth]))} is not an array: leave out the number {part}"
+                return "the file has no array there"
             if part > len(here):
                 return f"number {part} comes before number {len(here)}: elements count from 0 without gaps"
             if part == len(here):
@@ -92,6 +92,15 @@ def _put(document: dict[str, Any], path: Path, value: Any) -> str:  # noqa: ANN4
         else:
             array = isinstance(path[depth + 1], int) or known()[names(path[: depth + 1])].kind == "tables"
             here = here.setdefault(part, [] if array else {})
+    return ""
+
+
+def _misnumbered(path: Path) -> str:
+    """Return what is wrong with the numbers in *path*, or ""."""
+    for depth, part in enumerate(path):
+        key = known()[names(path[:depth])] if isinstance(part, int) else None
+        if key is not None and (key.kind not in ("tables", "strings") or isinstance(path[depth - 1], int)):
+            return f"{'.'.join(map(str, path[:depth]))} is not an array: leave out the number {part}"
     return ""
 
 

@@ -100,7 +100,7 @@ def is_secret(path: Path) -> bool:
     spelled = names(path)
     key = known().get(spelled)
     if key is not None:
-        return key.secret
+        return key.secret or any(other.secret for other in known().values() if other.names[:-1] == spelled)
     last = spelled[-1].lower() if spelled else ""
     return "admin" in spelled[:1] or any(word in last for word in ("token", "secret", "passw", "credential"))
 

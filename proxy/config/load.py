@@ -18,9 +18,9 @@ from pydantic_core import ErrorDetails
 from proxy.config.environment import overlay
 from proxy.config.errors import ConfigError, Issue
 from proxy.config.explain import Source, from_pydantic, from_rule, path_of
-from proxy.config.model import Config
+from proxy.config.model import Config, Health
 from proxy.config.positions import Path, Positions
-from proxy.config.rules import check
+from proxy.config.rules import check, hosts_of
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _WHERE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
@@ -47,7 +47,7 @@ def load(path: FilePath | None, environ: Mapping[str, str]) -> Config:
         )
     if issues or config is None:
         raise ConfigError(sorted(issues, key=lambda issue: (issue.line == 0, issue.line, issue.column)))
-    return _inherit(config)
+    return _complete(config)
 
 
 def _read(path: FilePath) -> str:
@@ -86,8 +86,8 @@ def _syntax(text: str, file: str, exc: Exception) -> Issue:
         return Issue(source=file, message=f"is not TOML: {str(exc)[:200]}")
     line, column = (int(found[2]), int(found[3]) - 1) if found[2] else (len(lines), len(lines[-1]))
     shown = lines[line - 1]
-    # What stands on a broken line cannot be told apart, so a line that may hold a secret is not shown.
-    if re.search(r"token|secret|passw|credential", shown, re.IGNORECASE):
+    # What stands on a broken line cannot be told apart, so what may hold a secret is not shown.
+    if re.search(r"token|secret|passw|credential", _pair_above(lines[:line]), re.IGNORECASE):
         return Issue(source=file, line=line, message=f"is not TOML: {_first_word(found[1])}")
     return Issue(
         source=file,
@@ -98,6 +98,12 @@ def _syntax(text: str, file: str, exc: Exception) -> Issue:
         message=f"is not TOML: {_first_word(found[1])}",
         hint=_syntax_hint(shown),
     )
+
+
+def _pair_above(lines: list[str]) -> str:
+    """Return the last of *lines* from the one on where a key was given its value."""
+    starts = [i for i, line in enumerate(lines) if re.match(r"\s*[\w.\"'-]+\s*=", line)]
+    return "\n".join(lines[starts[-1] if starts else 0 :])
 
 
 def _first_word(message: str) -> str:
@@ -171,18 +177,20 @@ def _not_json(value: Any, path: Path) -> Iterator[tuple[Path, str]]:  # noqa: AN
         yield path, f"`{path[-1]}` must be a finite number"
 
 
-def _inherit(config: Config) -> Config:
-    """Return *config* with [health] in what a [service.health] leaves out."""
+def _complete(config: Config) -> Config:
+    """Return *config* with the hosts and checks that its services take from [ecs] domain and [health]."""
     services = tuple(
-        service
-        if service.health is None
-        else service.model_copy(
+        service.model_copy(
             update={
-                "health": config.health.model_copy(
-                    update={key: getattr(service.health, key) for key in service.health.model_fields_set}
-                )
+                "hosts": hosts_of(service, config.ecs.domain),
+                "health": None if service.health is None else _over(config.health, service.health),
             }
         )
         for service in config.service
     )
     return config.model_copy(update={"service": services})
+
+
+def _over(general: Health, own: Health) -> Health:
+    """Return *general* with every key that *own* has written down."""
+    return general.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

@@ -74,7 +74,7 @@ def _admin(config: Config) -> Iterator[Problem]:
         yield Problem(
             (("admin", "address"), path),
             "the admin API would be open to the network",
-            f'set `token` in [admin] ({_TOKEN_CHARACTERS} characters at least), or `address = "127.0.0.1:9181"`',
+            f'set `token` in [admin] ({_TOKEN_CHARACTERS} characters), or `address = "127.0.0.1:9181"`',
         )
     if token and (
         len(token) < _TOKEN_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token
@@ -204,7 +204,7 @@ def _target(config: Config, service: Service, path: Path) -> Iterator[Problem]:
 
 
 def hosts_of(service: Service, domain: str) -> tuple[str, ...]:
-    """Return the hosts *service* answers to."""
+    """Return the hosts *service* answers to: its own, else its name in *domain*."""
     if service.hosts:
         return service.hosts
     return (f"{service.name}.{domain}".lower(),) if domain else ()

@@ -50,7 +50,7 @@ def host_pattern(text: str) -> str:
         raise ValueError(f"a host is written as browsers send it: {_punycode(text)}")
     lowered = text.lower().removesuffix(".")
     if _is_ip(lowered):
-        return lowered
+        return f"[{lowered}]" if lowered[0] != "[" and ":" in lowered else lowered
     name, colon, port = lowered.partition(":")
     if colon:
         raise ValueError(f'a host has no port: "{name}" (port {port} is the listener\'s)')
