@@ -1,0 +1,99 @@
+"""What botocore raises, as one `DiscoveryError` that says what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from discovery.model import DiscoveryError
+
+_EXPIRED: Final = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+_REJECTED: Final = {
+    "AuthFailure",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_THROTTLED: Final = {
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_NO_CREDENTIALS: Final = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.NoAuthTokenError,
+    boto.SSOError,
+    boto.ProfileNotFound,
+)
+# Another credential may be found by a new session, never by the client that failed.
+NEEDS_NEW_SESSION: Final = frozenset({"no_credentials", "expired", "denied"})
+
+
+def translate_error(exc: Exception, action: str, endpoint: str) -> DiscoveryError:
+    """Return the error to show when `action` ("ecs:ListTasks") at `endpoint` raised `exc`.
+
+    The text never repeats what botocore says of a request: that may hold keys or a signature.
+    """
+    if isinstance(exc, boto.ClientError):
+        return _from_answer(exc, action)
+    if isinstance(exc, _NO_CREDENTIALS):
+        return DiscoveryError(
+            "no_credentials",
+            f"no AWS credentials for {action}: give the task definition a taskRoleArn, or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
+    if isinstance(exc, boto.NoRegionError):
+        return DiscoveryError("other", "no AWS Region: set region in [ecs], or AWS_REGION")
+    if isinstance(exc, (boto.ReadTimeoutError, boto.ConnectTimeoutError)):
+        return DiscoveryError(
+            "timeout",
+            f"{action}: no answer from {endpoint} in time: check the route, or raise call_timeout_s",
+        )
+    if isinstance(exc, (boto.ConnectionError, boto.HTTPClientError)):
+        return DiscoveryError(
+            "unreachable",
+            f"{action}: cannot reach {endpoint} ({type(exc).__name__}): check endpoint_url and region in "
+            "[ecs], DNS, the security group and the VPC endpoint",
+        )
+    if isinstance(exc, (ResponseParserError, TypeError, AttributeError, KeyError, ValueError)):
+        # The last four are what botocore's parser raises on JSON of the wrong shape.
+        return DiscoveryError("malformed", f"{action}: {endpoint} answered with something else than the API")
+    return DiscoveryError("other", f"{action} failed: {type(exc).__name__}")
+
+
+def _from_answer(exc: boto.ClientError, action: str) -> DiscoveryError:
+    error = exc.response.get("Error", {})
+    code = str(error.get("Code", ""))
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _EXPIRED:
+        return DiscoveryError(
+            "expired",
+            f"{action}: the AWS credentials have expired: renew them (or use a task role, which does)",
+        )
+    if code in _DENIED:
+        return DiscoveryError("denied", f"{action} is not allowed: add it to the policy of the task role")
+    if code in _REJECTED:
+        return DiscoveryError(
+            "denied",
+            f"{action}: AWS refuses these credentials ({code}): check the keys, and the machine's clock",
+        )
+    if code in _THROTTLED:
+        return DiscoveryError(
+            "throttled",
+            f"{action}: the account's API budget is spent: raise poll_interval_s, or see who else asks so often",
+        )
+    if code == "ClusterNotFoundException":
+        return DiscoveryError("missing_cluster", "the cluster does not exist")
+    return DiscoveryError("other", f"{action} failed with {code or 'no error code'} (HTTP {status})")
