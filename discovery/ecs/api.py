@@ -6,8 +6,8 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import boto3
 from botocore.config import Config
@@ -15,40 +15,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from discovery.ecs.errors import NEEDS_NEW_SESSION, translate_error
 from discovery.ecs.ports import did_you_mean
+from discovery.ecs.queries import Described, Json
 from discovery.ecs.shapes import instance_address, short_name
-from discovery.ecs.threads import in_thread
+from discovery.ecs.threads import all_of, in_thread
 from discovery.model import DiscoveryError
-
-Json = Mapping[str, Any]
-T = TypeVar("T")
 
 _BATCH: Final = 100  # what DescribeTasks, DescribeContainerInstances and one page of ListTasks may hold
 _AT_ONCE: Final = 4  # the bucket refills 20 per second for everyone in the account: do not rush
 _PAGES: Final = 1000  # a cluster ends at 5,000 instances; more pages than this is a server gone round
-
-
-class Described(NamedTuple):
-    """What a Describe call found, and the ARNs that ECS positively does not know (any more)."""
-
-    found: list[Json]
-    missing: list[str]
-
-
-class EcsQueries(Protocol):
-    """What the poller asks; answers are the API's own JSON. All raise `DiscoveryError`."""
-
-    @property
-    def calls(self) -> Counter[str]: ...
-
-    async def list_tasks(self, cluster: str, *, desired_status: str = "RUNNING") -> list[str]: ...
-
-    async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> Described: ...
-
-    async def describe_container_instances(self, cluster: str, arns: Sequence[str]) -> Described: ...
-
-    async def describe_task_definition(self, arn: str) -> Json: ...
-
-    async def instance_addresses(self, ec2_ids: Sequence[str]) -> dict[str, str]: ...
 
 
 class EcsApi:
@@ -124,7 +98,7 @@ class EcsApi:
         self, operation: str, cluster: str, items: str, arn: str, arns: Sequence[str]
     ) -> Described:
         batches = _batches(arns)
-        answers = await _all(
+        answers = await all_of(
             self._call("ecs", operation, {"cluster": cluster, items: batch}) for batch in batches
         )
         result = Described([], [])
@@ -224,19 +198,6 @@ class EcsApi:
 def _batches(ids: Iterable[str]) -> list[list[str]]:
     unique = list(dict.fromkeys(ids))
     return [unique[i : i + _BATCH] for i in range(0, len(unique), _BATCH)]
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all results in order; the first error cancels the rest and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except BaseExceptionGroup as errors:
-        known = errors.subgroup(DiscoveryError)
-        if known is None or errors.split(DiscoveryError)[1] is not None:
-            raise
-        raise known.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _objects(answer: Json, name: str, action: str) -> list[Json]:

@@ -92,7 +92,7 @@ def _from_answer(exc: boto.ClientError, action: str) -> DiscoveryError:
     if code in _THROTTLED:
         return DiscoveryError(
             "throttled",
-            f"{action}: the account's API budget is spent: raise poll_interval_s, or see who else asks so often",
+            f"{action}: the API budget is spent: raise poll_interval_s, or see who else asks so often",
         )
     if code == "ClusterNotFoundException":
         return DiscoveryError("missing_cluster", "the cluster does not exist")

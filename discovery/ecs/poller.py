@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 from discovery.ecs import shapes
-from discovery.ecs.api import EcsQueries
 from discovery.ecs.memory import InstanceMemory, ServiceMemory, TaskMemory
+from discovery.ecs.queries import EcsQueries
 from discovery.ecs.rules import ServiceRule
 from discovery.ecs.shapes import TaskDefinition, World
+from discovery.ecs.threads import all_of
 from discovery.ecs.translate import translate
 from discovery.model import DiscoveryError, HealthCheck, Snapshot, SourceStatus
 
@@ -99,9 +100,8 @@ class EcsPoller:
         unknown = self._instances.without_address()
         if unknown:
             self._instances.addresses |= await self._api.instance_addresses(unknown)
-        for arn in sorted({task.definition_arn for task in tasks} - self._definitions.keys()):
-            # Kept as they come: when the budget runs out half way, the next attempt goes on from here.
-            self._definitions[arn] = shapes.task_definition(await self._api.describe_task_definition(arn))
+        new = {task.definition_arn for task in tasks} - self._definitions.keys()
+        await all_of(self._learn(arn) for arn in sorted(new))
         world = World(
             cluster=shapes.short_name(self._cluster),
             tasks=tasks,
@@ -118,6 +118,11 @@ class EcsPoller:
             now_s=self._wall_clock(),
         )
         return self._services.complete(snapshot, self._clock())
+
+    async def _learn(self, definition_arn: str) -> None:
+        # Kept as they come: when the budget runs out half way, the next attempt goes on from here.
+        raw = await self._api.describe_task_definition(definition_arn)
+        self._definitions[definition_arn] = shapes.task_definition(raw)
 
     async def _refresh_tasks(self) -> None:
         """Look at every task that is listed or was known, so that a stopping task is seen to stop."""

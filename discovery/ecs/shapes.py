@@ -151,7 +151,11 @@ def _container_definition(raw: Json, of: str) -> ContainerDefinition:
         _malformed(of, "dockerLabels", labels)
     return ContainerDefinition(
         name=_text(raw, "name", of),
-        ports=tuple(_port_mapping(p, of) for p in _items(raw, "portMappings", of, optional=True)),
+        ports=tuple(
+            _port_mapping(p, of)
+            for p in _items(raw, "portMappings", of, optional=True)
+            if p.get("containerPort") or p.get("containerPortRange")
+        ),
         labels=tuple(sorted((k, str(v)) for k, v in labels.items() if k.lower().startswith(LABEL_PREFIX))),
         has_health_check=bool(raw.get("healthCheck")),
     )
@@ -202,7 +206,11 @@ def _container(raw: Json, of: str) -> Container:
         last_status=_text(raw, "lastStatus", of),
         health=_text(raw, "healthStatus", of, "UNKNOWN"),
         runtime_id=_text(raw, "runtimeId", of, ""),
-        bindings=tuple(_binding(b, of) for b in _items(raw, "networkBindings", of, optional=True)),
+        bindings=tuple(
+            _binding(b, of)
+            for b in _items(raw, "networkBindings", of, optional=True)
+            if b.get("hostPort") or b.get("hostPortRange")  # without one it is not bound yet
+        ),
         ipv4=tuple(_ip(i["privateIpv4Address"], of) for i in interfaces if i.get("privateIpv4Address")),
         ipv6=tuple(_ip(i["ipv6Address"], of) for i in interfaces if i.get("ipv6Address")),
     )
@@ -298,7 +306,7 @@ def _items(raw: Json, name: str, of: str, *, optional: bool = False) -> list[Jso
 
 def _span(raw: Json, single: str, span: str, of: str) -> tuple[int, int]:
     """Return (first, last) of a port given as one number or as "7000-7002"."""
-    if raw.get(single) is not None:
+    if raw.get(single):
         port = _number(raw, single, of)
         first = last = str(port)
     else:

@@ -1,11 +1,13 @@
-"""Blocking calls beside the event loop."""
+"""Blocking calls beside the event loop, and several calls at once."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from discovery.model import DiscoveryError
 
 T = TypeVar("T")
 
@@ -40,3 +42,15 @@ async def in_thread(call: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future
+
+
+async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results in order; the first `DiscoveryError` ends the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as errors:
+        if errors.split(DiscoveryError)[1] is not None:
+            raise
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]

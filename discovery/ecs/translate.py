@@ -34,6 +34,7 @@ def translate(
     `now_s` is Unix time. Every rule's service is in the result, with or without tasks; of the others,
     those that a task describes. Where a service's revisions differ, the newest one describes it.
     """
+    rules = [_with_host(rule, domain) for rule in rules]
     problems: list[Problem] = []
     plans: dict[tuple[str, str], tuple[Route, ...]] = {}
     for task in world.tasks:
@@ -97,6 +98,13 @@ def _routes(
         origin="[ecs] domain",
     )
     return (Route(service, container, port),), problems
+
+
+def _with_host(rule: ServiceRule, domain: str) -> ServiceRule:
+    """Give a rule without host names the one its service would have without a rule."""
+    if rule.service.hosts or not domain:
+        return rule
+    return replace(rule, service=replace(rule.service, hosts=(f"{rule.ecs_service}.{domain}".lower(),)))
 
 
 def _by_config(
