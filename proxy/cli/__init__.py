@@ -181,8 +181,7 @@ def healthcheck(config_file: str | None, url: str | None, timeout_s: float, read
     question = "/readyz" if ready else "/healthz"
     reply = get(where, question, timeout_s=timeout_s)
     if reply.status != 200:
-        reason = " ".join(reply.body.decode("utf-8", "replace").split())[:400]
-        raise Fault(f"{question} answered {reply.status}: {reason}")
+        raise Fault(f"{question} answered {reply.status}: {reply.why()}")
     click.echo("ready" if ready else "alive")
     return 0
 

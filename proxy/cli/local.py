@@ -30,6 +30,15 @@ class Reply:
     status: int
     body: bytes
 
+    def why(self) -> str:
+        """Return the reasons of /readyz, or the beginning of whatever was sent, as one line."""
+        try:
+            reasons = json.loads(self.body)["reasons"]
+            text = "; ".join(str(reason) for reason in reasons)
+        except (ValueError, KeyError, TypeError):
+            text = " ".join(self.body.decode("utf-8", "replace").split())
+        return printable(text)[:1000]
+
     def json(self) -> Any:  # noqa: ANN401 - whatever was sent
         """Return the body as JSON; raise `Fault` if it is none."""
         try:
@@ -63,6 +72,11 @@ def setting(section: str, key: str, default: str, path: Path | None, environ: Ma
     except (OSError, ValueError, KeyError, TypeError):
         return default
     return value if isinstance(value, str) else default
+
+
+def printable(text: str) -> str:
+    """Return *text* without what could move a terminal's cursor: names come from labels and tags."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def base_url(address: str) -> str:

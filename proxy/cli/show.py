@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+from proxy.cli.local import printable
+
 _COLUMNS: Final = (
     "service",
     "state",
@@ -60,7 +62,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "task": task[:8] if len(task) == 32 else task,  # enough to tell tasks of one cluster apart
         "container": f"{container}:{port}" if port else container,
     }
-    return [_printable(str(values.get(name) or "")) for name in _COLUMNS]
+    return [printable(str(values.get(name) or "")) for name in _COLUMNS]
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -84,10 +86,10 @@ def _lines(value: Any, depth: int) -> Iterable[str]:  # noqa: ANN401 - JSON of a
     if isinstance(value, dict):
         for key, item in value.items():
             if isinstance(item, dict | list) and item:
-                yield f"{pad}{_printable(str(key))}:"
+                yield f"{pad}{printable(str(key))}:"
                 yield from _lines(item, depth + 1)
             else:
-                yield f"{pad}{_printable(str(key))}: {_scalar(item)}"
+                yield f"{pad}{printable(str(key))}: {_scalar(item)}"
     elif isinstance(value, list):
         for item in value:
             inner = list(_lines(item, depth + 1))
@@ -100,9 +102,4 @@ def _lines(value: Any, depth: int) -> Iterable[str]:  # noqa: ANN401 - JSON of a
 def _scalar(value: Any) -> str:  # noqa: ANN401 - JSON of any shape
     if value in ([], {}, None, ""):
         return "-"
-    return ("no", "yes")[value] if isinstance(value, bool) else _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    """Return *text* without what could move a terminal's cursor: names come from labels and tags."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return ("no", "yes")[value] if isinstance(value, bool) else printable(str(value))

@@ -27,7 +27,7 @@ def overlay(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[
     # Sorted: a whole table (ANYPORT_LISTENER) comes before its keys (ANYPORT_LISTENER__0__ADDRESS).
     for variable in sorted(v for v in environ if v.startswith(PREFIX) and v not in RESERVED):
         path: Path = tuple(
-            int(part) if part.isdecimal() and len(part) < 4 else part
+            int(part) if part.isascii() and part.isdecimal() and len(part) < 4 else part
             for part in variable.removeprefix(PREFIX).lower().split("__")
         )
         if names(path) not in known() or isinstance(path[0], int):

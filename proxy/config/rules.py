@@ -34,7 +34,7 @@ def check(config: Config) -> Iterator[Problem]:
         yield from _places(config, service, ("service", index))
     if not config.ecs.clusters and not config.service:
         yield Problem(
-            (("ecs", "clusters"), ("service",)),
+            (("ecs",), ("service",)),
             "there is nothing to route to: no [ecs] clusters and no [[service]]",
             'add `clusters = ["<name>"]` under [ecs], or a [[service]] with `static = ["ip:port"]`',
         )
