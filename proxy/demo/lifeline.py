@@ -1,4 +1,4 @@
-"""Start a program that cannot outlive the demo: `python -m proxy.demo.lifeline PID PROGRAM ARGS...`.
+"""Start a program that cannot outlive the demo: `python -P -m proxy.demo.lifeline PID PROGRAM ARGS...`.
 
 Between fork and exec it asks the kernel for a SIGTERM at its parent's death, so even `kill -9` of
 the demo leaves nothing behind. The program sees nothing of this.
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def tied(*command: str) -> tuple[str, ...]:
     """Return the command line that runs *command* tied to the life of this process."""
-    return (sys.executable, "-m", "proxy.demo.lifeline", str(os.getpid()), *command)
+    return (sys.executable, "-P", "-m", "proxy.demo.lifeline", str(os.getpid()), *command)
 
 
 def _main(parent: int, command: list[str]) -> None:

@@ -131,7 +131,7 @@ class _Demo:
             env = environment(os.environ, simulator.environment)
             log = self._folder / "anyport.log"
             async with child(
-                *(sys.executable, "-m", "proxy", "run", "--config", str(config)),
+                *(sys.executable, "-P", "-m", "proxy", "run", "--config", str(config)),
                 env=env,
                 log=log,
                 stop_within_s=_ANYPORT_STOPS_WITHIN_S,
@@ -196,7 +196,7 @@ class _Demo:
         for line in view.where_to_look():
             click.echo(f"    {line}")
         async with child(
-            *(sys.executable, "-m", "proxy.demo.load", encode_plan(plan)),
+            *(sys.executable, "-P", "-m", "proxy.demo.load", encode_plan(plan)),
             env=env,
             log=self._folder / "users.log",
             stop_within_s=_LOAD_STOPS_WITHIN_S,

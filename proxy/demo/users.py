@@ -209,7 +209,7 @@ class SocketUser:
                     lost_s, reported = now_s, False
                 elif now_s - lost_s > RECONNECT_WITHIN_S and not reported:
                     reported = True  # once per outage
-                    self._report(lost_s, f"not open again within {RECONNECT_WITHIN_S:g} s", trouble)
+                    self._report(lost_s, f"an open WebSocket within {RECONNECT_WITHIN_S:g} s", trouble)
                 if not ended.is_set():
                     await self._sleep(_RECONNECT_PAUSE_S)
 
