@@ -1,0 +1,159 @@
+"""The table as a worker lives with it: each endpoint with its verdict and its load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from discovery.model import BackendKey
+from proxy.link.snapshots import BackendRow, TableSnapshot
+from proxy.policy.routing import Router, compile_routes
+
+
+class Backend:
+    """One task port: what the snapshot says of it, and what this worker knows itself.
+
+    It lives as long as its key is in the table, so whatever hangs on it (idle connections, suspicion)
+    dies with the identity and never passes to the next task on the same ip:port.
+    """
+
+    __slots__ = (
+        "address", "host", "idle", "in_flight", "key", "port", "removed", "row", "service", "suspect_until_s",
+    )  # fmt: skip
+
+    def __init__(self, row: BackendRow, service: Service) -> None:
+        self.key = BackendKey(row.task_arn, row.container, row.container_port)
+        self.service = service
+        self.row = row
+        self.host = row.host
+        self.port = row.port
+        self.address = f"[{row.host}]:{row.port}" if ":" in row.host else f"{row.host}:{row.port}"
+        self.in_flight = 0  # exchanges and tunnels of this worker, to their last byte
+        self.suspect_until_s = 0.0  # it refused a connection; others first until then (worker clock)
+        self.idle: list[Any] = []  # the pool's: idle connections, newest last
+        self.removed = False  # no longer in the table: connections in use end with their exchange
+
+    @property
+    def ready(self) -> bool:
+        row = self.row
+        return row.healthy and not row.draining and not row.suspended
+
+    def __repr__(self) -> str:
+        state = "ready" if self.ready else self.row.reason or "not ready"
+        return f"<Backend {self.service.name} {self.key.task_arn[-8:]} {self.address} {state}>"
+
+
+class Service:
+    """A service and its backends. One object per name for as long as the name is in the table."""
+
+    __slots__ = ("backends", "counters", "name", "ready", "retries", "slot")
+
+    def __init__(self, name: str, slot: int, counters: memoryview[int]) -> None:
+        self.name = name
+        self.slot = slot
+        self.counters = counters  # this worker's block of the scoreboard
+        self.ready: tuple[Backend, ...] = ()  # computed when something changes, never per request
+        self.backends: tuple[Backend, ...] = ()
+        self.retries = RetryBudget()
+
+
+class RetryBudget:
+    """How many retries a service may still cause: a share of its recent requests, so that a failing
+    service is not hit with a multiple of its load. Counted in two windows of 10 s, the older fading."""
+
+    __slots__ = ("_requests", "_retries", "_window")
+    _WINDOW_S = 10.0
+
+    def __init__(self) -> None:
+        self._window = 0
+        self._requests = 0
+        self._retries = 0
+
+    def note_request(self) -> None:
+        self._requests += 1
+
+    def take(self, now_s: float, *, percent: float, minimum_per_s: int) -> bool:
+        """Return whether one more retry fits into the budget, and take it."""
+        window = int(now_s / self._WINDOW_S)
+        if window != self._window:
+            recent = window == self._window + 1
+            self._requests = self._requests // 2 if recent else 0
+            self._retries = 0
+            self._window = window
+        allowed = max(minimum_per_s * self._WINDOW_S, self._requests * percent / 100)
+        if self._retries >= allowed:
+            return False
+        self._retries += 1
+        return True
+
+
+class Table:
+    """All services and backends of this worker. `apply` swaps in the next snapshot."""
+
+    def __init__(self, counters_of: Callable[[int], memoryview[int]]) -> None:
+        self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
+        self._services: dict[str, Service] = {}
+        self._backends: dict[BackendKey, Backend] = {}
+        self.router: Router[Service] = compile_routes(())
+        self.revision = 0
+        self.loaded = False
+
+    def find(self, key: BackendKey) -> Backend | None:
+        """Return the backend of *key*, ready or not."""
+        return self._backends.get(key)
+
+    def apply(self, snapshot: TableSnapshot) -> list[Backend]:
+        """Route by *snapshot* from now on.
+
+        Returns the backends whose idle connections must be closed: gone, moved, or not to be used for
+        new requests any more. Exchanges under way keep their backend object and are not disturbed.
+        """
+        services: dict[str, Service] = {}
+        for row in snapshot.services:
+            service = self._services.get(row.name)
+            if service is None or service.slot != row.slot:
+                service = Service(row.name, row.slot, self._counters_of(row.slot))
+            services[row.name] = service
+        backends: dict[BackendKey, Backend] = {}
+        flush: list[Backend] = []
+        members: dict[str, list[Backend]] = {name: [] for name in services}
+        for entry in snapshot.backends:
+            if entry.service not in services:
+                continue
+            backend = self._carry_over(entry, services[entry.service], flush)
+            backends[backend.key] = backend
+            members[entry.service].append(backend)
+        for key, old in self._backends.items():
+            if backends.get(key) is not old:
+                old.removed = True
+                flush.append(old)
+        for name, service in services.items():
+            service.backends = tuple(members[name])
+            service.ready = tuple(b for b in members[name] if b.ready)
+        self._services, self._backends = services, backends
+        self.router = compile_routes((row.hosts, row.path, services[row.name]) for row in snapshot.services)
+        self.revision, self.loaded = snapshot.revision, snapshot.loaded
+        return flush
+
+    def _carry_over(self, row: BackendRow, service: Service, flush: list[Backend]) -> Backend:
+        backend = self._backends.get(BackendKey(row.task_arn, row.container, row.container_port))
+        if (
+            backend is None
+            or backend.service is not service
+            or (backend.host, backend.port) != (row.host, row.port)
+        ):
+            return Backend(row, service)
+        if row is not backend.row and row != backend.row:
+            backend.row = row
+            if not backend.ready:
+                flush.append(backend)
+        return backend
+
+
+def why_none(backends: Sequence[Backend]) -> str:
+    """Return the reason word for a service without a ready backend: no_task, none_ready, all_suspended."""
+    if not backends:
+        return "no_task"
+    if all(b.row.suspended for b in backends):
+        return "all_suspended"
+    return "none_ready"

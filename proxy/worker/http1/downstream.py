@@ -1,0 +1,393 @@
+"""The client's side of a connection: bytes in, one exchange after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+from functools import lru_cache
+from typing import Final, cast
+
+from proxy import errors
+from proxy.link import scoreboard as sb
+from proxy.worker.http1 import replies
+from proxy.worker.http1.exchange import Exchange
+from proxy.worker.http1.framing import ChunkedReader, FramingError
+from proxy.worker.http1.head import (
+    CHUNKED,
+    HeadError,
+    RequestHead,
+    find_end,
+    parse_request,
+    refused_method,
+)
+from proxy.worker.record import record_refusal
+from proxy.worker.state import WorkerState
+
+# What the bytes that arrive next are.
+_HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
+
+_LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
+_LINGER_S: Final = 2.0  # how long, and ...
+_LINGER_BYTES: Final = 64 * 1024  # ... how much is still read after an answer that ends the connection
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+
+
+# HOT PATH. One object per connection; an exchange per request.
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client. Its exchanges run strictly one after the other."""
+
+    __slots__ = (
+        "_buffer", "_chunks", "_eof", "_exchange", "_forwarding", "_left", "_paused", "_peer", "_phase",
+        "_port", "_requests", "_scanned", "_state", "_transport", "_trusted", "deadline_s", "keep_alive",
+        "write",
+    )  # fmt: skip
+
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+        self._exchange: Exchange | None = None
+        self.keep_alive = True
+        self.deadline_s = 0.0
+        self._phase = _HEAD
+        self._buffer = b""
+        self._scanned = 0  # how far `_buffer` has been searched for the end of the head
+        self._left = 0
+        self._chunks: ChunkedReader | None = None
+        self._requests = 0
+        self._paused = False
+        self._eof = False
+
+    # What the exchange asks for
+
+    def request_bytes(self, head: RequestHead, request_id: bytes) -> bytes:
+        """Return the head that goes to the backend, assembled from what was validated."""
+        length = head.length
+        return b"".join((
+            b"%b %b HTTP/1.1\r\n" % (head.method, head.target),
+            head.fields if head.host else head.fields + b"Host: \r\n",
+            self._forwarding if not self._trusted else self._forwarding_for(head),
+            b"X-Request-Id: %b\r\n" % request_id,
+            b"" if not length and head.method not in (b"POST", b"PUT", b"PATCH")
+            else b"Transfer-Encoding: chunked\r\n" if length == CHUNKED
+            else b"Content-Length: %d\r\n" % length,
+            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.upgrade else b"",
+            b"\r\n",
+        ))  # fmt: skip
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client: whoever reads it is behind."""
+        if not self._paused and self._phase != _OVER:
+            self._paused = True
+            self.deadline_s = 0.0
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused and self._phase != _OVER:
+            self._paused = False
+            if self._phase == _BODY:
+                self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+            self._transport.resume_reading()
+
+    def on_exchange_end(self) -> None:
+        """The response is out: go on with the next request, or end the connection."""
+        self._exchange = None
+        if self._phase == _BODY:
+            self.keep_alive = False  # a rest of the request is still to come
+        if not self.keep_alive or self._eof:
+            self._linger()
+            return
+        self._phase = _HEAD
+        self.resume_reading()
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_idle_s
+        if self._buffer:
+            # Not called directly: a pipeline of requests must not become a recursion.
+            self._state.loop.call_soon(self._resume)
+
+    def cut(self) -> None:
+        """End in the middle of a response, with a reset: a bare close could pass for its end."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._exchange = None
+        self._phase = _OVER
+        self._transport.abort()
+
+    def release_transport(self) -> asyncio.Transport:
+        """Give the transport away (to a tunnel) and be finished."""
+        self._exchange = None
+        self._phase = _OVER
+        self._forget()
+        return self._transport
+
+    def take_rest(self) -> bytes:
+        """Return the bytes behind the request that began a tunnel."""
+        data, self._buffer = self._buffer, b""
+        return data
+
+    # What the worker asks for
+
+    def drain(self) -> None:
+        """End after the exchange under way; at once if there is none."""
+        self.keep_alive = False
+        if self._exchange is None and self._phase == _HEAD and not self._buffer:
+            self._phase = _OVER
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection: the drain deadline has passed."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_client_lost(errors.DRAIN_DEADLINE)
+        self._phase = _OVER
+        self._transport.abort()
+
+    def on_deadline(self) -> None:
+        self.deadline_s = 0.0
+        phase, exchange = self._phase, self._exchange
+        if phase == _HEAD and not self._buffer:
+            self._phase = _OVER
+            self._transport.close()
+        elif phase == _HEAD:
+            self._refuse(HeadError(errors.HEAD_TIMEOUT, "the head did not arrive in time"))
+        elif phase == _BODY and exchange is not None and not exchange.over:
+            exchange.on_request_refused(errors.BODY_TIMEOUT, "the body stopped arriving")
+        elif exchange is not None:  # it does not take its response
+            exchange.on_client_lost()
+            self.cut()
+        else:
+            self._phase = _OVER
+            self._transport.abort()
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        state = self._state
+        self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self._peer: str = peer[0] if peer else ""
+        self._port: int = local[1] if local else 0
+        self._trusted = bool(state.settings.trusted_proxies) and _within(
+            self._peer, state.settings.trusted_proxies
+        )
+        self._forwarding = _forwarding(self._peer, b"http", self._port)
+        buffer_bytes = state.settings.limits.buffer_bytes
+        self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
+        self.deadline_s = state.now_s + state.settings.timeouts.client_idle_s
+        state.watched.add(self)
+        state.clients.add(self)
+        state.head[sb.CLIENTS] += 1
+        state.head[sb.CLIENTS_TOTAL] += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        exchange, self._exchange = self._exchange, None
+        self._phase = _OVER
+        if exchange is not None:
+            exchange.on_client_lost()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        exchange = self._exchange
+        if exchange is None or exchange.over:
+            return False
+        if self._phase == _BODY:  # it will never be whole
+            self._exchange = None
+            self._phase = _OVER
+            exchange.on_client_lost()
+            return False
+        return True  # it has said all it will; the response still goes out
+
+    def pause_writing(self) -> None:
+        # A client that takes nothing for as long as a silent one may say nothing is given up.
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        if self._exchange is not None:
+            self._exchange.on_client_full()
+
+    def resume_writing(self) -> None:
+        if self._phase == _WAIT:
+            self.deadline_s = 0.0
+        if self._exchange is not None:
+            self._exchange.on_client_drained()
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase == _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+            self._on_head_bytes(data)
+        elif phase == _BODY:
+            self._on_body_bytes(data)
+        elif phase == _WAIT:
+            self._buffer += data  # pipelined, or meant for the far end of an upgrade
+            if len(self._buffer) > self._state.settings.limits.request_head_bytes:
+                self.pause_reading()
+        elif phase == _LINGER:
+            self._left -= len(data)
+            if self._left < 0:
+                self._phase = _OVER
+                self._transport.abort()
+
+    # The request
+
+    def _resume(self) -> None:
+        if self._phase == _HEAD and self._exchange is None and self._buffer:
+            self._on_head_bytes(self._buffer)
+
+    def _on_head_bytes(self, data: bytes) -> None:
+        state = self._state
+        limits = state.settings.limits
+        if data[:1] == b"\r":
+            data = self._skip_empty_lines(data)
+        try:
+            end = find_end(data, self._scanned, limits.request_head_bytes)
+            if end < 0:
+                if not self._scanned and data:
+                    self.deadline_s = state.now_s + state.settings.timeouts.request_head_s
+                self._buffer, self._scanned = data, len(data)
+                return
+            head = parse_request(data[:end], limits)
+            refused = refused_method(head.method)
+            if refused is not None:
+                raise refused
+        except HeadError as exc:
+            self._refuse(exc)
+            return
+        self._scanned = 0
+        self._buffer = b""
+        self.deadline_s = 0.0
+        self._requests += 1
+        self.keep_alive = (
+            head.keep_alive and not state.draining and self._requests < limits.requests_per_connection
+        )
+        if head.target == b"*":
+            self._phase = _HEAD
+            self.write(replies.options_reply(keep_alive=self.keep_alive and not head.length))
+            self.keep_alive = self.keep_alive and not head.length
+            self._buffer = data[end:]
+            self.on_exchange_end()
+            return
+        exchange = self._exchange = Exchange(state, self, head)
+        length = head.length
+        if not length:
+            self._phase = _WAIT
+            if len(data) > end:
+                self._buffer = data[end:]
+            exchange.start(b"", ended=True)
+        else:
+            self._start_body(exchange, head, data[end:])
+
+    def _start_body(self, exchange: Exchange, head: RequestHead, rest: bytes) -> None:
+        self._phase = _BODY
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        if head.length == CHUNKED:
+            self._chunks = ChunkedReader()
+        else:
+            self._chunks = None
+            self._left = head.length
+        try:
+            payload, ended = self._take_body(rest)
+        except FramingError as exc:
+            # Refused before any of it was sent: count it as the malformed request it is.
+            self._exchange = None
+            self._refuse(HeadError(errors.BAD_REQUEST, str(exc)))
+            return
+        exchange.start(payload, ended=ended)
+
+    def _on_body_bytes(self, data: bytes) -> None:
+        exchange = self._exchange
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        if exchange is None:
+            return
+        try:
+            payload, ended = self._take_body(data)
+        except FramingError as exc:
+            exchange.on_request_refused(errors.BAD_REQUEST, str(exc))
+            return
+        exchange.on_request_body(payload, ended=ended)
+
+    def _take_body(self, data: bytes) -> tuple[bytes, bool]:
+        """Return (payload, whether the body is whole now); what follows it waits in the buffer."""
+        chunks = self._chunks
+        if chunks is not None:
+            payload = chunks.feed(data)
+            ended = chunks.done
+            if ended:
+                self._buffer = chunks.rest
+                self._chunks = None
+        else:
+            payload = data[: self._left] if len(data) > self._left else data
+            self._left -= len(payload)
+            ended = self._left == 0
+            if ended:
+                self._buffer = data[len(payload) :]
+        if ended:
+            self._phase = _WAIT
+            self.deadline_s = 0.0
+        return payload, ended
+
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        for _ in range(_LEADING_EMPTY_LINES_MAX):
+            if data.startswith(b"\r\n"):
+                data = data[2:]
+                self._scanned = 0
+        return data
+
+    # Ends
+
+    def _refuse(self, refusal: HeadError) -> None:
+        """Answer a head that cannot be trusted, and close: nothing behind it can be either."""
+        request_id = self._state.next_request_id()
+        self.write(replies.error_bytes(refusal.error, request_id, status=refusal.status))
+        record_refusal(self._state, refusal.error, refusal.status, request_id, refusal.detail)
+        self.keep_alive = False
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close so that the last answer arrives: bytes still unread would turn the close into a reset."""
+        if self._eof:
+            self._phase = _OVER
+            self._transport.close()
+            return
+        self._phase = _LINGER
+        self._buffer = b""
+        self._left = _LINGER_BYTES
+        self.deadline_s = self._state.now_s + _LINGER_S
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _forget(self) -> None:
+        state = self._state
+        if self in state.clients:
+            state.clients.discard(self)
+            state.watched.discard(self)
+            state.head[sb.CLIENTS] -= 1
+
+    def _forwarding_for(self, head: RequestHead) -> bytes:
+        """Return the forwarding headers of a request that came through a proxy we trust."""
+        known = head.forwarded_for
+        proto = head.forwarded_proto.lower()
+        lines = _forwarding(self._peer, proto if proto in (b"http", b"https") else b"http", self._port)
+        return lines.replace(b"X-Forwarded-For: ", b"X-Forwarded-For: %b, " % known, 1) if known else lines
+
+
+def _forwarding(peer: str, proto: bytes, port: int) -> bytes:
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %d\r\n" % (
+        peer.encode(),
+        proto,
+        port,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _within(peer: str, networks: tuple[str, ...]) -> bool:
+    """Return whether the address *peer* lies in one of *networks*, given as CIDRs."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -1,0 +1,115 @@
+"""Chunked bodies: read strictly, written anew (RFC 9112 section 7.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_SIZE_LINE_BYTES_MAX: Final = 256
+_EXTENSION_BYTES_MAX: Final = 16 * 1024  # of all size lines of one message: extensions are never forwarded
+_TRAILER_BYTES_MAX: Final = 8 * 1024
+# 15 hex digits and a cap on leading zeros; an extension holds no control character and closes its quotes.
+_SIZE_LINE = re.compile(
+    rb"(0{0,15}[0-9A-Fa-f]{1,15})"
+    rb"(?:;(?:[\t !#-~\x80-\xff]|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\")*)?"
+)
+_TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n")
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
+class FramingError(Exception):
+    """The body is not what its framing says."""
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Return *data*, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ChunkedReader:
+    """Takes a chunked body apart, whatever way it is cut.
+
+    After `feed` returns with `done` set, `rest` holds what followed the body.
+    """
+
+    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "rest")
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0  # of the current chunk's data
+        self._buffer = b""  # an incomplete line
+        self._extension_bytes = 0
+        self.rest = b""
+
+    @property
+    def done(self) -> bool:
+        return self._state == _DONE
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in *data*; raise `FramingError` if the framing is broken."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        payload: list[bytes] = []
+        at = 0
+        while at < len(data):
+            if self._state == _DATA:
+                part = data[at : at + self._left]
+                payload.append(part)
+                at += len(part)
+                self._left -= len(part)
+                if not self._left:
+                    self._state = _DATA_END
+            elif self._state == _DATA_END:
+                if data[at : at + 2] != b"\r\n"[: len(data) - at]:
+                    raise FramingError("chunk data is not followed by CRLF")
+                if len(data) - at < 2:
+                    break
+                at += 2
+                self._state = _SIZE
+            elif self._state == _SIZE:
+                end = data.find(b"\r\n", at, at + _SIZE_LINE_BYTES_MAX + 2)
+                if end < 0:
+                    self._check_partial_size(data[at:])
+                    break
+                self._start_chunk(data[at:end])
+                at = end + 2
+            elif self._state == _TRAILER:
+                end = at + 2 if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at) + 4
+                if end < at + 2:
+                    if len(data) - at > _TRAILER_BYTES_MAX:
+                        raise FramingError("the trailers are too large")
+                    break
+                if end - at > _TRAILER_BYTES_MAX or _TRAILERS.fullmatch(data, at, end) is None:
+                    raise FramingError("a trailer line is malformed")
+                at = end
+                self._state = _DONE
+                self.rest = data[at:]
+                break
+        if self._state != _DONE and at < len(data):
+            self._buffer = data[at:]
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _start_chunk(self, line: bytes) -> None:
+        match = _SIZE_LINE.fullmatch(line)
+        if match is None:
+            raise FramingError("a chunk size line is malformed")
+        self._extension_bytes += len(line) - len(match[1])
+        if self._extension_bytes > _EXTENSION_BYTES_MAX:
+            raise FramingError("the chunk extensions are too large")
+        if len(match[1]) > 16:
+            raise FramingError("a chunk size has too many digits")
+        self._left = int(match[1], 16)
+        self._state = _DATA if self._left else _TRAILER
+
+    def _check_partial_size(self, line: bytes) -> None:
+        """Refuse early what no continuation can mend."""
+        if (
+            len(line) > _SIZE_LINE_BYTES_MAX
+            or b"\n" in line
+            or (line and line[:1] not in b"0123456789abcdefABCDEF")
+        ):
+            raise FramingError("a chunk size line is malformed")

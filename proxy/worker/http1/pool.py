@@ -1,0 +1,82 @@
+"""Connections to backends: idle ones are reused, newest first; new ones are dialled."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+from typing import TYPE_CHECKING
+
+from proxy import errors
+from proxy.errors import ErrorCode
+from proxy.link import scoreboard as sb
+from proxy.policy.backends import Backend
+from proxy.worker.http1.upstream import UpstreamConnection
+from proxy.worker.state import WorkerState
+
+if TYPE_CHECKING:
+    from proxy.worker.http1.exchange import Exchange
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM))
+
+
+def take(state: WorkerState, backend: Backend, *, must_live: bool) -> UpstreamConnection | None:
+    """Return an idle connection to *backend*, or None.
+
+    With *must_live* (a request that could not be sent a second time) the socket is asked whether the
+    backend has closed it already: the loop may not have come to read that yet.
+    """
+    while backend.idle:
+        connection: UpstreamConnection = backend.idle.pop()
+        if must_live and _readable(connection.fileno):
+            connection.abort()
+            continue
+        state.head[sb.UPSTREAM_REUSES] += 1
+        return connection
+    return None
+
+
+def give_back(state: WorkerState, connection: UpstreamConnection) -> None:
+    """Keep *connection* for the next exchange, or close it where there must not be one."""
+    backend = connection.backend
+    full = len(backend.idle) >= state.settings.limits.idle_connections_per_backend
+    if full or state.draining or backend.removed or not backend.ready:
+        connection.close()
+    else:
+        connection.rest(state.now_s + state.settings.timeouts.upstream_idle_s)
+        backend.idle.append(connection)
+
+
+def flush(backend: Backend) -> None:
+    """Close the idle connections of *backend*; those in use end with their exchange."""
+    idle, backend.idle = backend.idle, []
+    for connection in idle:
+        connection.close()
+
+
+async def dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
+    """Connect to *backend* and tell *exchange* how that went."""
+    error: ErrorCode
+    try:
+        async with asyncio.timeout(state.settings.timeouts.connect_s):
+            _, connection = await state.loop.create_connection(
+                lambda: UpstreamConnection(state, backend), backend.host, backend.port
+            )
+    except ConnectionRefusedError:
+        error = errors.CONNECT_REFUSED
+    except TimeoutError:
+        error = errors.CONNECT_TIMEOUT
+    except OSError as exc:
+        # Anything else (no route, network down, reset in the handshake) is a host not reached.
+        error = errors.LOCAL_PORTS_EXHAUSTED if exc.errno in _EXHAUSTED else errors.CONNECT_TIMEOUT
+    else:
+        state.head[sb.UPSTREAM_CONNECTS] += 1
+        exchange.on_connected(connection)
+        return
+    exchange.on_connect_failed(backend, error)
+
+
+def _readable(fileno: int) -> bool:
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))

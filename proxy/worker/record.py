@@ -1,0 +1,92 @@
+"""What a finished exchange leaves behind: counts on the scoreboard and, where asked for, a log line."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.errors import ErrorCode
+from proxy.link import scoreboard as sb
+from proxy.worker.state import WorkerState
+
+if TYPE_CHECKING:
+    from proxy.worker.http1.exchange import Exchange
+
+_CLASSES: Final = len(sb.CODE_CLASSES)
+_METHOD_CELL: Final = {
+    method.encode(): sb.REQUESTS + index * _CLASSES for index, method in enumerate(sb.METHODS)
+}
+_OTHER_CELL: Final = _METHOD_CELL[b"OTHER"]
+_TEXT_MAX: Final = 1024  # characters of a field that a client chooses
+
+
+def record(state: WorkerState, exchange: Exchange) -> None:
+    """Count *exchange* and log it as the settings say. Called once, when its last byte is out."""
+    elapsed_s = time.perf_counter() - exchange.started_s
+    service = exchange.service
+    cells = state.no_service if service is None else service.counters
+    error, status = exchange.error, exchange.status
+    cells[_METHOD_CELL.get(exchange.head.method, _OTHER_CELL) + status // 100] += 1
+    if status != 101:  # how long a tunnel stayed open says nothing about latency
+        elapsed_us = int(elapsed_s * 1e6)
+        cells[sb.DURATION + bisect_left(sb.BUCKETS_US, elapsed_us)] += 1
+        cells[sb.DURATION_SUM_US] += elapsed_us
+    cells[sb.REQUEST_BYTES] += exchange.rx_bytes
+    cells[sb.RESPONSE_BYTES] += exchange.tx_bytes
+    if error is not None:
+        cells[sb.FAILURES + error.slot] += 1
+    wanted = state.settings.access_log.requests
+    if wanted == "all" or (wanted == "errors" and (error is not None or status >= 500)):
+        state.log.add(_line(exchange, elapsed_s))
+
+
+def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id: bytes, detail: str) -> None:
+    """Count and log a request that was refused before it could become an exchange."""
+    state.no_service[_OTHER_CELL + status // 100] += 1
+    state.no_service[sb.FAILURES + error.slot] += 1
+    if state.settings.access_log.requests != "off":
+        state.log.add(
+            {
+                "time": _now(),
+                "request_id": request_id.decode("ascii"),
+                "status": status,
+                "error": str(error),
+                "detail": detail,
+            }
+        )
+
+
+def _line(exchange: Exchange, elapsed_s: float) -> dict[str, Any]:
+    head, error, backend = exchange.head, exchange.error, exchange.backend
+    line: dict[str, Any] = {
+        "time": _now(),
+        "request_id": exchange.request_id.decode("ascii"),
+        "service": exchange.service.name if exchange.service is not None else "",
+        "method": _text(head.method),
+        "host": _text(head.host),
+        "path": _text(head.path),  # never the query: it may hold secrets
+        "status": exchange.status,
+        "duration_ms": round(elapsed_s * 1000, 3),
+        "request_bytes": exchange.rx_bytes,
+        "response_bytes": exchange.tx_bytes,
+        "attempts": exchange.attempts,
+        "delivered": exchange.delivered,
+    }
+    if backend is not None:
+        line["task"] = backend.key.task_arn.rpartition("/")[2]
+        line["backend"] = backend.address
+    if error is not None:
+        line["error"] = str(error)
+        if exchange.detail:
+            line["detail"] = exchange.detail
+    return line
+
+
+def _text(data: bytes) -> str:
+    return data[:_TEXT_MAX].decode("ascii", "backslashreplace")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,81 @@
+"""What all connections of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from proxy.link import scoreboard as sb
+from proxy.link.scoreboard import Scoreboard
+from proxy.policy.backends import Table
+from proxy.settings import WorkerSettings
+from proxy.worker.accesslog import AccessLogWriter
+
+TICK_S: Final = 0.25  # every deadline is late by at most this much
+
+
+class Watched(Protocol):
+    """Something with a deadline: a connection on either side, or a tunnel."""
+
+    deadline_s: float  # worker clock; 0.0: none
+
+    def on_deadline(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class WorkerState:
+    """One per process; handed to every connection. Nothing here blocks."""
+
+    __slots__ = (
+        "_id_counter", "_id_prefix", "clients", "drained", "draining", "head", "log", "loop", "no_service",
+        "now_s", "random", "settings", "table", "tasks", "watched",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        tasks: asyncio.TaskGroup,
+        board: Scoreboard,
+        row: int,
+        log: AccessLogWriter,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.loop = loop
+        self.tasks = tasks  # owns the dials, the only tasks of the data plane
+        self.head = board.head(row)
+        self.no_service = board.begin_block(row, sb.NO_SERVICE)
+        self.table = Table(lambda slot: board.begin_block(row, slot))
+        self.settings = WorkerSettings()
+        self.log = log
+        self.random = random
+        self.now_s = loop.time()  # coarse: moved on by the tick, read by everything with a deadline
+        self.draining = False
+        self.drained = asyncio.Event()  # set by the tick once draining has left no client
+        self.watched: set[Watched] = set()
+        self.clients: set[Watched] = set()
+        # A request id is unique per worker start and request; it is not a secret.
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_counter = 0
+
+    def next_request_id(self) -> bytes:
+        self._id_counter += 1
+        return b"%b-%x" % (self._id_prefix, self._id_counter)
+
+    def tick(self) -> None:
+        """Move the coarse clock on and call what is overdue. One scan, no timer object per connection."""
+        now_s = self.loop.time()
+        late_us = int((now_s - self.now_s - TICK_S) * 1e6)
+        if late_us > self.head[sb.LOOP_LAG_MAX_US]:
+            self.head[sb.LOOP_LAG_MAX_US] = late_us
+        self.head[sb.HEARTBEAT_MS] = int(now_s * 1000)
+        self.now_s = now_s
+        for item in [w for w in self.watched if 0.0 < w.deadline_s <= now_s]:
+            item.on_deadline()
+        if self.draining and not self.clients:
+            self.drained.set()
+        self.log.flush()
