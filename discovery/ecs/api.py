@@ -42,8 +42,8 @@ class EcsApi:
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        with self._lock:
-            clients, self._clients = self._clients, {}
+        # Without the lock: its holder may be waiting for the metadata service, and this is the event loop.
+        clients, self._clients = self._clients, {}
         for client in clients.values():
             client.close()
 

@@ -140,7 +140,8 @@ def _services(
                 best[ecs_service] = claim
     problems = []
     for name, by_ecs_service in sorted(claims.items()):
-        for ecs_service, (_, service) in sorted(by_ecs_service.items()):
+        # An ECS service of that very name is believed before one that only says so.
+        for ecs_service, (_, service) in sorted(by_ecs_service.items(), key=lambda c: (c[0] != name, c[0])):
             if (name, ecs_service) in accepted:
                 continue
             first = services.setdefault(name, service)
