@@ -1,0 +1,73 @@
+"""Ready or not, and the reasons an operator reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from discovery.model import SourceStatus
+from proxy.control.status import readiness
+from proxy.link import scoreboard
+from tests.kit.status import NOW_S, FakeSource, a_status
+
+
+def test_a_loaded_table_and_living_workers_are_ready() -> None:
+    found = readiness(a_status(), NOW_S)
+
+    assert found["ready"] is True
+    assert found["reasons"] == []
+    assert found["table"]["backends"] == {"ready": 1, "draining": 1, "down": 1}
+    assert found["sources"] == [{"source": "ecs:prod", "answered": True, "age_s": 3.0, "error": ""}]
+
+
+def test_a_failing_source_is_named_but_the_last_table_still_serves() -> None:
+    status = a_status()
+    status.sources[0].status.last_error = "credentials have expired: ..."
+
+    found = readiness(status, NOW_S)
+
+    assert found["ready"] is True
+    assert found["sources"][0]["error"] == "credentials have expired: ..."
+
+
+def test_without_a_table_it_says_which_source_is_missing_and_why() -> None:
+    status = a_status()
+    status.table = replace(status.table, loaded=False)
+    status.sources = (FakeSource("ecs:prod", SourceStatus(last_error="no credentials: set a task role")),)
+    status.pending = frozenset({"ecs:prod"})
+
+    found = readiness(status, NOW_S)
+
+    assert found["ready"] is False
+    assert found["reasons"] == ["table not loaded: ecs:prod: no credentials: set a task role"]
+    assert found["sources"][0]["age_s"] is None
+
+
+def test_a_worker_that_is_silent_late_or_missing_makes_it_unready() -> None:
+    status = a_status(workers=4)
+    status.board.head(1)[scoreboard.HEARTBEAT_MS] = int((NOW_S - 10) * 1000)
+    status.board.head(2)[scoreboard.REVISION] = 4
+    status.board.head(3)[scoreboard.PID] = 0
+
+    found = readiness(status, NOW_S)
+
+    assert found["reasons"] == [
+        "worker 1: no sign of life for 10 s",
+        "worker 2: still on revision 4, 5 is published",
+        "worker 3: not started",
+    ]
+    assert [worker["up"] for worker in found["workers"]] == [True, False, True, False]
+
+
+def test_a_worker_has_a_moment_to_follow_a_new_revision() -> None:
+    status = a_status()
+    status.board.head(0)[scoreboard.REVISION] = 4
+    status.published_at_s = NOW_S - 0.1
+
+    assert readiness(status, NOW_S)["ready"] is True
+
+
+def test_draining_is_unready() -> None:
+    status = a_status()
+    status.draining = True
+
+    assert readiness(status, NOW_S)["reasons"] == ["draining: this process has been told to stop"]
