@@ -14,7 +14,7 @@ from proxy.supervisor import Sockets, Supervisor, bind, listen
 
 
 class StartError(Exception):
-    """anyport cannot start; the text says why and what to do."""
+    """anyport cannot start. Arguments: what is wrong, and how to mend it."""
 
 
 def run(config_path: Path | None, config: Config) -> int:
@@ -69,7 +69,7 @@ def _cannot_bind(address: str, where: str, section: str, exc: OSError) -> StartE
         "EADDRNOTAVAIL": "this machine has no such address",
     }
     name = errno_name(exc)
-    return StartError(f"cannot listen on {address} ({where}): {hints.get(name, exc.strerror or name)}")
+    return StartError(f"cannot listen on {address} ({where})", hints.get(name, exc.strerror or name))
 
 
 def errno_name(exc: OSError) -> str:

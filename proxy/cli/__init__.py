@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -92,10 +91,8 @@ def run(config_file: str | None) -> int:
 
     try:
         return app.run(path, config)
-    except OSError as exc:
-        if exc.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-            raise
-        raise Fault(f"cannot listen: {exc}", "change the address in the configuration, or free it") from None
+    except app.StartError as exc:
+        raise Fault(*exc.args) from None
 
 
 @anyport.command()

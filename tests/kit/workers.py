@@ -89,8 +89,8 @@ class WorkerProcess:
     def start(self) -> None:
         fds = [self.listener.fileno(), self.far.fileno(), self.board.fd, self._lifeline]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy.worker", "--row", "0", "--listeners", str(fds[0]),
-             "--link", str(fds[1]), "--scoreboard", str(fds[2]), "--snapshot", "-1", "--lifeline", str(fds[3])],
+            [sys.executable, "-m", "proxy.worker", "--row", "0", "--listeners", str(fds[0]), "--link",
+             str(fds[1]), "--scoreboard", str(fds[2]), "--snapshot", "-1", "--lifeline", str(fds[3])],
             pass_fds=fds, stdout=subprocess.PIPE,
         )  # fmt: skip
 
