@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,7 @@ from typing import Self
 from aiohttp import web
 
 from discovery.simulator.account import Account
+from discovery.simulator.agent import InstanceServers
 from discovery.simulator.api import MOST_BODY_BYTES, Api
 from discovery.simulator.arns import make, new_id, short
 from discovery.simulator.aws import Moto
@@ -32,24 +33,15 @@ from discovery.simulator.events import Bulletin, Listener, instance_event
 from discovery.simulator.faults import Faults
 from discovery.simulator.history import History
 from discovery.simulator.lifecycle import Lifecycle, Pace
+from discovery.simulator.metadata import metadata_url
 from discovery.simulator.network import Loopback, Network
 from discovery.simulator.operations import OPERATIONS
 from discovery.simulator.outside import EventSender
 from discovery.simulator.ports import PortRange, lose_cursor
 from discovery.simulator.runtime import Runtime
-from discovery.simulator.state import Cluster, Instance, State, Task
+from discovery.simulator.state import Cluster, Container, Instance, State, Task
 from discovery.simulator.throttle import Throttle
 from discovery.simulator.wire import Json, live_tasks
-
-try:
-    from discovery.simulator.agent import InstanceServers
-except ImportError:
-
-    class InstanceServers:  # type: ignore[no-redef]
-        def __init__(self, *args: object) -> None: ...
-        async def start(self) -> None: ...
-        async def stop(self) -> None: ...
-
 
 ACCOUNT = "123456789012"  # the one that moto has
 AGENT_RESTART_S = 3.0  # at normal speed: so long the agent is away
@@ -146,7 +138,7 @@ class Simulator:
             network=Network(loopback, self._ports),
             group=lives,
             changed=self._task_changed,
-            environment=lambda task, container: task_environment(task, container, self.state.region),
+            environment=self._environment_of,
             pace=self._pace,
             clock=self._clock,
             rng=self._rng,
@@ -239,7 +231,11 @@ class Simulator:
         if not external:
             instance.ec2_instance_id = await self._moto.run_instance(address, zone)
         servers = InstanceServers(
-            instance, lambda: [t for t in holder.tasks.values() if t.instance is instance], self.state.region
+            instance,
+            lambda: [task for task in holder.tasks.values() if task.instance is instance],
+            self.state.region,
+            protect=self._protect,
+            clock=self._clock,
         )
         self._instance_servers[arn] = servers
         await servers.start()
@@ -261,9 +257,9 @@ class Simulator:
         lose_cursor(instance)
         self._account.instance_changed(instance)
         servers = self._instance_servers[instance.arn]
-        await servers.stop()
+        await servers.stop_agent()
         await asyncio.sleep(self._pace.real_s(AGENT_RESTART_S))
-        await servers.start()
+        await servers.start_agent()
         instance.agent_connected = True
         self._account.instance_changed(instance)
 
@@ -277,6 +273,14 @@ class Simulator:
     # -- what is heard ---------------------------------------------------------------------------
 
     def _task_changed(self, task: Task) -> None:
+        self._account.task_changed(task)
+
+    def _environment_of(self, task: Task, container: Container) -> Mapping[str, str]:
+        container.metadata_url = metadata_url(task, container)
+        return task_environment(task, container, self.state.region)
+
+    def _protect(self, task: Task, until: float) -> None:
+        task.protected_until = until
         self._account.task_changed(task)
 
     def _process_exited(self, pid: int, exit_code: int) -> None:
