@@ -4,66 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from types import TracebackType
+from collections.abc import Callable
 from typing import Final
 
-import aiohttp
-
-from proxy.demo import table as tables
 from proxy.demo.children import until
 from proxy.demo.story import Cluster, Story, steps
-from proxy.demo.table import Row
-from proxy.demo.tally import Failure, Tick
+from proxy.demo.tally import Failure, Tick, ended_well, last_line
 from proxy.demo.view import Event, Reporter, View
+from proxy.demo.watch import TableWatch
 from proxy.demo.wire import decode_report
 
 _REFRESH_EVERY_S: Final = 0.25
+_FAILURES_SHOWN: Final = 10
 _USERS_END_WITHIN_S: Final = 20.0  # more than a user's longest request
-
-
-class TableWatch:
-    """The table of the running anyport, asked for again and again."""
-
-    def __init__(self, admin_url: str) -> None:
-        self.rows: tuple[Row, ...] = ()
-        self._url = admin_url + "/api/v1/table"
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> TableWatch:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    @asynccontextmanager
-    async def running(self, on_change: Callable[[str], None] = lambda _: None) -> AsyncIterator[None]:
-        """Keep `rows` up to date while the context lasts, and tell of each change."""
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(self._watch(on_change))
-            try:
-                yield
-            finally:
-                task.cancel()
-
-    async def _watch(self, on_change: Callable[[str], None]) -> None:
-        assert self._session is not None
-        while True:
-            try:
-                async with self._session.get(self._url) as response:
-                    rows = tables.read(await response.json())
-            except (aiohttp.ClientError, TimeoutError):
-                pass  # not there yet, or its control process is being restarted: the last table stands
-            else:
-                for line in tables.changes(self.rows, rows):
-                    on_change(line)
-                self.rows = rows
-            await asyncio.sleep(_REFRESH_EVERY_S)
 
 
 class Show:
@@ -116,24 +69,32 @@ class Show:
                 await self._let_the_users_finish(reading)
             self._update()
 
-    def describe(self, failure: Failure) -> str:
-        """Return a line with everything known of a failed request."""
-        at_s = failure.ended_s - self._began_s
-        known = [
-            f"status {failure.status}" if failure.status else "",
-            f"X-Anyport-Error {failure.code}" if failure.code else "",
-            f"task {failure.task.rsplit('/', 1)[-1][:8]}" if failure.task else "",
-            f"after {(failure.ended_s - failure.started_s) * 1e3:.0f} ms",
-        ]
-        return (
-            f"{at_s:.1f}s {failure.user}: {failure.method} {failure.path}: expected {failure.expected}, "
-            f"got {failure.got} ({', '.join(filter(None, known))})"
-        )
+    @property
+    def ended_well(self) -> bool:
+        return ended_well(self.view.score) and not self.trouble
 
-    def steps(self) -> list[str]:
-        """Return what was carried through, such as "3 deploys"."""
-        names = {"scale-out": "scale-outs", "deploy": "deploys", "kill": "kills", "scale-in": "scale-ins"}
-        return [f"{count} {names.get(kind, kind + 's')}" for kind, count in self._story.done.items()]
+    def summary(self) -> list[str]:
+        """Return what is left to say at the end; the last line is the one that counts."""
+        view, score = self.view, self.view.score
+        lines = []
+        if score.failures:
+            lines.append("Requests that failed and should not have:")
+            lines += ["  " + self._describe(failure) for failure in score.failures[:_FAILURES_SHOWN]]
+            if (more := len(score.failures) - _FAILURES_SHOWN) > 0:
+                lines.append(f"  ... and {more} more")
+        did = ", ".join(f"{count} {kind}s" for kind, count in self._story.done.items())
+        lines.append(
+            f"{view.elapsed_s:.0f} s of use: {did or 'no step was finished'}; "
+            f"{score.messages} WebSocket messages, {score.reconnects} reconnects; "
+            f"p50 {score.latency.percentile_s(50) * 1e3:.1f} ms, "
+            f"p99 {score.latency.percentile_s(99) * 1e3:.1f} ms"
+        )
+        if self.trouble:
+            lines.append(self.trouble)
+        elif not score.requests:
+            lines.append("not one request was made")
+        lines.append(last_line(score, deploys=view.deploys, replacements=view.replacements))
+        return lines
 
     async def _read(self) -> None:
         assert self._users.stdout is not None
@@ -144,7 +105,7 @@ class Show:
                 continue
             excused = self.view.score.judge(report)
             verdict = f"excused, {excused}" if excused else "FAILED"
-            self._tell(f"{verdict}: {self.describe(report)}", "excused" if excused else "failed")
+            self._tell(f"{verdict}: {self._describe(report)}", "excused" if excused else "failed")
 
     async def _refresh(self) -> None:
         assert self._reporter is not None
@@ -178,3 +139,15 @@ class Show:
         self.view.events.append(event)
         if self._reporter is not None:
             self._reporter.event(event)
+
+    def _describe(self, failure: Failure) -> str:
+        """Return a line with everything known of a failed request."""
+        known = [
+            f"X-Anyport-Error {failure.code}" if failure.code else "",
+            f"task {failure.task.rsplit('/', 1)[-1][:8]}" if failure.task else "",
+            f"after {(failure.ended_s - failure.started_s) * 1e3:.0f} ms",
+        ]
+        return (
+            f"{failure.ended_s - self._began_s:.1f}s {failure.user}: {failure.method} {failure.path}: "
+            f"expected {failure.expected}, got {failure.got} ({', '.join(filter(None, known))})"
+        )
