@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-_SIMULATOR: Final = 'install what it needs: pip install "anyport[simulator]"'
+_SIMULATOR: Final = 'for a demo on a workstation: pip install "anyport[simulator]"'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,10 +201,9 @@ def healthcheck(config_file: str | None, url: str | None, timeout_s: float, read
 def demo(for_s: float | None, services: tuple[str, ...], tasks: int, port: int) -> int:
     """Show the main job on this machine: an ECS cluster, anyport, load, deploys and kills. No AWS account."""
     _services(services)
-    try:
-        from proxy.demo import main as proxy_demo
-    except ModuleNotFoundError as exc:
-        raise _not_installed(exc, "the demo") from None
+    _needs_simulator("the demo")
+    from proxy.demo import main as proxy_demo
+
     return proxy_demo.main(for_s=for_s, services=services, tasks=tasks, port=port)
 
 
@@ -222,10 +221,9 @@ def demo(for_s: float | None, services: tuple[str, ...], tasks: int, port: int) 
 )  # fmt: skip
 def simulate(address: str, cluster: str, instances: int, speed: float) -> int:
     """Run the embedded ECS cluster alone; print the environment that points AWS clients at it."""
-    try:
-        from discovery.simulator import serve
-    except ModuleNotFoundError as exc:
-        raise _not_installed(exc, "the simulator") from None
+    _needs_simulator("the simulator")
+    from discovery.simulator import serve
+
     return serve.main(address=address, cluster=cluster, instances=instances, speed=speed)
 
 
@@ -272,8 +270,10 @@ def _services(services: tuple[str, ...]) -> None:
             )
 
 
-def _not_installed(exc: ModuleNotFoundError, what: str) -> Exception:
-    missing = (exc.name or "").partition(".")[0]
-    if missing in ("proxy", "discovery"):
-        return exc
-    return Fault(f"{what} needs {missing}, which is not installed", _SIMULATOR)
+def _needs_simulator(what: str) -> None:
+    """Raise `Fault` in an installation for production, which leaves the simulator's packages out."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("moto", "flask", "flask_cors") if find_spec(name) is None]
+    if missing:
+        raise Fault(f"{what} needs {', '.join(missing)}, which is not installed", _SIMULATOR)
