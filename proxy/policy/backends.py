@@ -35,8 +35,12 @@ class Backend:
 
     @property
     def ready(self) -> bool:
-        row = self.row
-        return row.healthy and not row.draining and not row.suspended
+        return self.answers and not self.row.draining
+
+    @property
+    def answers(self) -> bool:
+        """Healthy and nobody else's: may serve, if need be while it drains."""
+        return self.row.healthy and not self.row.suspended
 
     def __repr__(self) -> str:
         state = "ready" if self.ready else self.row.reason or "not ready"
@@ -46,13 +50,15 @@ class Backend:
 class Service:
     """A service and its backends. One object per name for as long as the name is in the table."""
 
-    __slots__ = ("backends", "counters", "name", "ready", "retries", "slot")
+    __slots__ = ("backends", "counters", "eligible", "name", "retries", "slot")
 
     def __init__(self, name: str, slot: int, counters: memoryview[int]) -> None:
         self.name = name
         self.slot = slot
         self.counters = counters  # this worker's block of the scoreboard
-        self.ready: tuple[Backend, ...] = ()  # computed when something changes, never per request
+        # Who may take a new request: the ready ones or, where there is none, draining ones that still
+        # answer (a stopping task beats a 503). Computed when something changes, never per request.
+        self.eligible: tuple[Backend, ...] = ()
         self.backends: tuple[Backend, ...] = ()
         self.retries = RetryBudget()
 
@@ -129,7 +135,8 @@ class Table:
                 flush.append(old)
         for name, service in services.items():
             service.backends = tuple(members[name])
-            service.ready = tuple(b for b in members[name] if b.ready)
+            ready = tuple(b for b in members[name] if b.ready)
+            service.eligible = ready or tuple(b for b in members[name] if b.answers)
         self._services, self._backends = services, backends
         self.router = compile_routes((row.hosts, row.path, services[row.name]) for row in snapshot.services)
         self.revision, self.loaded = snapshot.revision, snapshot.loaded

@@ -28,15 +28,17 @@ def pick(ready: Sequence[Backend], now_s: float, random: Callable[[], float]) ->
 
 
 def pick_another(
-    ready: Sequence[Backend], tried: Sequence[Backend], now_s: float, random: Callable[[], float]
+    answering: Sequence[Backend], tried: Sequence[Backend], now_s: float, random: Callable[[], float]
 ) -> Backend | None:
-    """Return a backend for a further attempt: untried, and rather on another instance, or None.
+    """Return a backend of *answering* for a further attempt, or None if all of them have been tried.
 
-    An instance that refused one dial is likely to refuse its other tasks too (they die together).
+    Rather a ready one than one that drains, then rather one on another instance: where one dial was
+    refused, the instance's other tasks are likely to refuse too (they die together).
     """
-    untried = [b for b in ready if b not in tried]
-    if not untried:
+    untried = [b for b in answering if b not in tried]
+    choice = [b for b in untried if b.ready] or untried
+    if not choice:
         return None
     instances = {b.row.instance for b in tried if b.row.instance}
-    elsewhere = [b for b in untried if b.row.instance not in instances]
-    return pick(elsewhere or untried, now_s, random)
+    elsewhere = [b for b in choice if b.row.instance not in instances]
+    return pick(elsewhere or choice, now_s, random)

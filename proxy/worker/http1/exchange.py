@@ -86,7 +86,7 @@ class Exchange:
         self.service = service
         service.counters[sb.IN_FLIGHT] += 1
         service.retries.note_request()
-        if not service.ready:
+        if not service.eligible:
             self._fail(BY_REASON[why_none(service.backends)])
             return
         self._out = self._client.request_bytes(head, self.request_id)
@@ -94,7 +94,7 @@ class Exchange:
             self._out += encode_chunk(body) if head.length == CHUNKED else body
         if ended and head.length == CHUNKED:
             self._out += LAST_CHUNK
-        self._try(pick(service.ready, state.now_s, state.random))
+        self._try(pick(service.eligible, state.now_s, state.random))
 
     def on_request_body(self, payload: bytes, *, ended: bool) -> None:
         """Pass further body bytes of the request on."""
@@ -303,7 +303,8 @@ class Exchange:
         if self.attempts < settings.attempts and service.retries.take(
             state.now_s, percent=settings.budget_percent, minimum_per_s=settings.budget_minimum
         ):
-            candidate = pick_another(service.ready, self._tried, state.now_s, state.random)
+            candidates = [b for b in service.backends if b.answers]
+            candidate = pick_another(candidates, self._tried, state.now_s, state.random)
             if candidate is not None:
                 service.counters[sb.RETRIES] += 1
                 self._try(candidate)
