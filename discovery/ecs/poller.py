@@ -126,14 +126,17 @@ class EcsPoller:
 
     async def _refresh_tasks(self) -> None:
         """Look at every task that is listed or was known, so that a stopping task is seen to stop."""
-        arns = await self._api.list_tasks(self._cluster)
+        listed = await self._api.list_tasks(self._cluster)
+        arns = list(listed)
         if not self.status.refreshes:
             # At the start nothing is known, but tasks that are on their way out still hold sessions.
             stopping = await self._api.list_tasks(self._cluster, desired_status="STOPPED")
             arns += stopping[:_STOPPED_AT_START]
         arns += [task.arn for task in self._tasks.live]
         described = await self._api.describe_tasks(self._cluster, arns)
-        self._tasks.accept(map(shapes.task, described.found), described.missing, self._clock())
+        # Listed as running and yet unknown is a contradiction, and no proof of an end.
+        missing = set(described.missing) - set(listed)
+        self._tasks.accept(map(shapes.task, described.found), missing, self._clock())
 
     def _succeeded(self) -> None:
         if self.status.last_error:
