@@ -121,6 +121,7 @@ def test_what_an_answered_source_lacks_is_gone_while_others_are_still_silent() -
     base = before(endpoint("a"))
 
     assert table(knowledge(pending=["ecs:other"]), base).backends == ()
+    assert table(knowledge(services=(), pending=["ecs:other"]), base).backends == ()
 
 
 def test_an_address_given_to_another_task_is_not_kept() -> None:
