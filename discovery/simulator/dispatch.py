@@ -47,7 +47,7 @@ class Dispatcher:
                 for service in tuple(cluster.services.values()):
                     self._forgive(cluster, service)
                     for action in decide(cluster, service, self._account.clock()):
-                        self._do(cluster, service, action)
+                        self.do(cluster, service, action)
             try:
                 async with asyncio.timeout(self._pace.real_s(LOOK_AGAIN_S)):
                     await self._changed.wait()
@@ -56,7 +56,8 @@ class Dispatcher:
 
     # -- doing -----------------------------------------------------------------------------------
 
-    def _do(self, cluster: Cluster, service: Service, action: Action) -> None:
+    def do(self, cluster: Cluster, service: Service, action: Action) -> None:
+        """Carry out what `decide` said about *service*."""
         match action:
             case Start():
                 self._start(cluster, service, action)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -111,6 +112,7 @@ class Simulator:
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         async with AsyncExitStack() as stack:
+            listener = stack.enter_context(_listen(*self._listen_at))
             loopback = Loopback(self._loopback_wanted, self._rng)
             stack.callback(loopback.close)
             await stack.enter_async_context(self._moto)
@@ -118,7 +120,7 @@ class Simulator:
             stack.push_async_callback(self._stop_instance_servers)
             async with asyncio.TaskGroup() as lives, asyncio.TaskGroup() as helpers:
                 self._assemble(loopback, lives)
-                server = await self._serve()
+                server = await self._serve(listener)
                 owned = [
                     helpers.create_task(Dispatcher(self._account, self._pace).run(), name="scheduler"),
                     helpers.create_task(self._sender.run(), name="events"),
@@ -147,7 +149,7 @@ class Simulator:
         self._sender = EventSender(self._moto, self._bulletin, self.state, self._rng)
         self._bulletin.subscribe(lambda event: self._history.record())
 
-    async def _serve(self) -> web.AppRunner:
+    async def _serve(self, listener: socket.socket) -> web.AppRunner:
         api = Api(
             self._account,
             faults=self.faults,
@@ -161,16 +163,8 @@ class Simulator:
         # A handler ends with its client, or a call that hangs on purpose would outlive the simulator.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        address, port = self._listen_at
-        try:
-            await web.TCPSite(runner, address, port).start()
-        except OSError as exc:
-            await runner.cleanup()
-            raise SimulatorError(
-                f"cannot listen on {address}:{port}: {exc.strerror}. Choose another port, or 0."
-            ) from exc
-        port = runner.addresses[0][1]
-        self.url = f"http://{address}:{port}"
+        await web.SockSite(runner, listener).start()
+        self.url = f"http://{self._listen_at[0]}:{listener.getsockname()[1]}"
         return runner
 
     async def _stop_instance_servers(self) -> None:
@@ -285,3 +279,12 @@ class Simulator:
 
     def _process_exited(self, pid: int, exit_code: int) -> None:
         self._lifecycle.process_exited(pid, exit_code)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((address, port), backlog=512)
+    except OSError as exc:
+        raise SimulatorError(
+            f"cannot listen on {address}:{port}: {exc.strerror}. Choose another port, or 0 for a free one."
+        ) from exc
