@@ -178,21 +178,31 @@ class EcsApi:
         """Return the client, made on first use: that reads files and may ask the metadata service."""
         with self._lock:
             if service not in self._clients:
-                # At level DEBUG they print requests and answers, environment variables included.
-                for name in ("boto3", "botocore", "urllib3"):
-                    logging.getLogger(name).setLevel(logging.WARNING)
-                self._clients[service] = boto3.session.Session().client(
-                    service,
-                    region_name=self._region,
-                    endpoint_url=self._endpoint_url,
-                    config=Config(
-                        retries={"mode": "standard", "max_attempts": 3},
-                        connect_timeout=min(self._call_timeout_s, 3.0),
-                        read_timeout=self._call_timeout_s,
-                        max_pool_connections=_AT_ONCE,
-                    ),
-                )
+                try:
+                    self._clients[service] = self._new_client(service)
+                except ValueError as exc:
+                    raise DiscoveryError(
+                        "other",
+                        f"{self._endpoint_url!r} or Region {self._region!r} makes no sense: check "
+                        'endpoint_url and region in [ecs], such as "http://127.0.0.1:4566" and "eu-west-1"',
+                    ) from exc
             return self._clients[service]
+
+    def _new_client(self, service: str) -> Any:  # noqa: ANN401
+        # At level DEBUG they print requests and answers, environment variables included.
+        for name in ("boto3", "botocore", "urllib3"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return boto3.session.Session().client(
+            service,
+            region_name=self._region,
+            endpoint_url=self._endpoint_url,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": 3},
+                connect_timeout=min(self._call_timeout_s, 3.0),
+                read_timeout=self._call_timeout_s,
+                max_pool_connections=_AT_ONCE,
+            ),
+        )
 
 
 def _batches(ids: Iterable[str]) -> list[list[str]]:
