@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,12 @@ def listening() -> socket.socket:
 
 @contextmanager
 def control(
-    directory: Path, config: str, *, workers: int = 2, inherited: TableSnapshot | None = None
+    directory: Path,
+    config: str,
+    *,
+    workers: int = 2,
+    inherited: TableSnapshot | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[RunningControl]:
     """Run `python -m proxy.control` on *config*, the way the supervisor does."""
     file = directory / "config.toml"
@@ -99,9 +104,9 @@ def control(
         *("--metrics-fd", str(metrics.fileno()), "--admin-fd", str(admin.fileno())),
         *("--lifeline", str(lifeline)),
     ]
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd(), **(environ or {})}
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, pass_fds=passed, stderr=stderr, env=environ)
+        process = subprocess.Popen(command, pass_fds=passed, stderr=stderr, env=variables)
     try:
         yield RunningControl(
             process=process,
