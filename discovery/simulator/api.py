@@ -17,10 +17,12 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
+import botocore.session
 from aiohttp import web
+from botocore.validate import ParamValidator
 
 from discovery.simulator.account import Account
-from discovery.simulator.failures import ApiError
+from discovery.simulator.failures import ApiError, invalid
 from discovery.simulator.faults import Fault, Faults, spoil
 from discovery.simulator.history import History
 from discovery.simulator.operations import OPERATIONS, READS
@@ -55,6 +57,8 @@ class Api:
         self._history = history
         self._throttle = throttle
         self._forward = forward
+        self._model = botocore.session.get_session().get_service_model("ecs")
+        self._validator = ParamValidator()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One call of any AWS service."""
@@ -73,10 +77,13 @@ class Api:
             return _error(ApiError("ServerException", "The simulator failed: see its log.", 500))
 
     async def _call(self, operation: str, body: Json) -> Json:
-        met = self._faults.take(operation, page_number(body.get("nextToken")))
+        met = self._faults.take(operation, _page(body))
         await _meet(met, operation)
         if self._throttle is not None and not self._throttle.admit(operation):
             raise _throttled()
+        report = self._validator.validate(body, self._model.operation_model(operation).input_shape)
+        if report.has_errors():
+            raise invalid(report.generate_report())
         account = self._account
         stale = next((fault for fault in met if fault.kind == "stale"), None)
         if stale is not None and operation in READS:
@@ -106,6 +113,11 @@ def service_of(request: web.Request) -> str:
     if scope:
         return scope[1]
     return "ecs" if request.headers.get("X-Amz-Target", "").startswith(TARGET_PREFIX) else ""
+
+
+def _page(body: Json) -> int:
+    token = body.get("nextToken")
+    return page_number(token) if isinstance(token, str) else 1
 
 
 async def _body(request: web.Request) -> Json:
