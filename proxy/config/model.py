@@ -79,7 +79,7 @@ class Service(_Section):
     """One service: which requests mean it, and where it runs."""
 
     name: Annotated[str, AfterValidator(text.name)]
-    hosts: tuple[Host, ...] = ()  # (): `load` puts "<name>.<[ecs] domain>" here
+    hosts: tuple[Host, ...] = ()  # (): `load` puts "<ECS service, or name>.<[ecs] domain>" here
     path: Annotated[str, AfterValidator(text.prefix)] = "/"
     ecs: EcsTarget | None = None
     static: tuple[Address, ...] = ()

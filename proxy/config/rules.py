@@ -136,7 +136,7 @@ def _routes(config: Config) -> Iterator[Problem]:
     first: dict[tuple[str, str], int] = {}
     for index, service in enumerate(config.service):
         for host in hosts_of(service, config.ecs.domain):
-            earlier = first.setdefault((host, service.path), index)
+            earlier = first.setdefault((host, service.path.rstrip("/") or "/"), index)
             if earlier != index:
                 other = config.service[earlier].name
                 yield Problem(
@@ -204,10 +204,11 @@ def _target(config: Config, service: Service, path: Path) -> Iterator[Problem]:
 
 
 def hosts_of(service: Service, domain: str) -> tuple[str, ...]:
-    """Return the hosts *service* answers to: its own, else its name in *domain*."""
+    """Return the hosts *service* answers to: its own, else its (ECS) name in *domain*."""
     if service.hosts:
         return service.hosts
-    return (f"{service.name}.{domain}".lower(),) if domain else ()
+    name = service.name if service.ecs is None else short(service.ecs.service)
+    return (f"{name}.{domain}".lower(),) if domain else ()
 
 
 def short(cluster: str) -> str:
