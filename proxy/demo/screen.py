@@ -22,6 +22,14 @@ _EVENT_STYLE: Final = {
     "excused": "yellow",
     "note": "magenta",
 }
+_COLUMNS: Final = (
+    ("service", 8),
+    ("task", 8),
+    ("container port -> host port", 27),
+    ("instance", 8),
+    ("zone", 10),
+    ("release", 8),
+)
 _FIXED_LINES: Final = 8  # the two panels' frames, the numbers, the addresses, the table's head
 _EVENTS_AT_LEAST: Final = 6
 
@@ -57,7 +65,7 @@ def render(view: View, width: int, height: int) -> RenderableType:
     shown = rows[: room - 1] if hidden else rows
     table = _table(view, shown)
     if hidden:
-        table.add_row(f"... {len(rows) - len(shown)} more", style="dim")
+        table.add_row("...", "", f"{len(rows) - len(shown)} more", style="dim")
     lines = max(1, height - _FIXED_LINES - min(len(rows), room))
     return Group(_numbers(view, width), table, _events(view, lines))
 
@@ -93,10 +101,13 @@ def _numbers(view: View, width: int) -> RenderableType:
 
 def _table(view: View, rows: list[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False, show_edge=False)
-    for name in ("service", "task", "container port -> host port", "instance", "zone", "release", "state"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    # The last column takes what is left, so that a long reason never squeezes the others.
+    for name, width in _COLUMNS:
+        table.add_column(name, width=width, no_wrap=True, overflow="ellipsis")
+    table.add_column("state", ratio=1, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        state = f"{row.state}: {row.reason}" if row.reason else row.state
+        # Why a task drains is in the events: the story stopped it.
+        state = f"{row.state}: {row.reason}" if row.state == "down" and row.reason else row.state
         table.add_row(
             row.service,
             row.task,

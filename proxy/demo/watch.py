@@ -48,7 +48,7 @@ class TableWatch:
         assert self._session is not None
         while True:
             try:
-                async with self._session.get(self._url) as response:
+                async with self._session.get(self._url, raise_for_status=True) as response:
                     rows = tables.read(await response.json())
             except (aiohttp.ClientError, TimeoutError):
                 pass  # not there yet, or its control process is being restarted: the last table stands

@@ -119,3 +119,12 @@ def test_the_live_screen_leaves_the_terminal_as_it_was() -> None:
         reporter.refresh()
     assert out.getvalue().startswith("\x1b[?1049h")
     assert "\x1b[?1049l" in out.getvalue()
+
+
+def test_a_long_reason_squeezes_no_other_column() -> None:
+    console = Console(file=StringIO(), width=100, height=30)
+    down = replace(ROW, state="down", reason="the health check GET /health was answered with HTTP 503 " * 3)
+    with console.capture() as capture:
+        console.print(render(view((down,)), 100, 30))
+    for word in ("1a2b3c4d", "8080 -> 127.0.1.1:32768", "9abcdef0"[-8:], "eu-west-1a", "web:3", "down: the"):
+        assert word in capture.get()
