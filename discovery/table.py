@@ -158,7 +158,7 @@ def _suspend(
             if any(e.task_arn == endpoint.task_arn for e in winners):
                 continue
             suspended[endpoint.key] = _rivalry(endpoint, claims, winners)
-            if endpoint.started_at and (winners or (endpoint.key, address) in lost):
+            if (endpoint.key, address) in lost or (winners and endpoint.started_at):
                 still_lost.add((endpoint.key, address))
     return suspended, frozenset(still_lost)
 

@@ -40,6 +40,8 @@ class TaskMemory:
         until a complete answer `confirm_s` later still lacks them.
         """
         self._stopped = {arn: seen for arn, seen in self._stopped.items() if now_s - seen < _REMEMBER_S}
+        gone = {arn for arn in missing if arn in self._live}
+        doubtful = self._doubtful(gone) | (gone & self._doubted.keys())
         for task in found:
             self._doubted.pop(task.arn, None)
             if task.arn in self._stopped:
@@ -49,8 +51,6 @@ class TaskMemory:
                 self._live.pop(task.arn, None)
             else:
                 self._live[task.arn] = _newer(self._live.get(task.arn), task)
-        gone = {arn for arn in missing if arn in self._live}
-        doubtful = self._doubtful(gone)
         for arn in gone:
             if arn in doubtful and now_s - self._doubted.setdefault(arn, now_s) < self._confirm_s:
                 continue
