@@ -20,7 +20,6 @@ from proxy.worker.http1.head import (
     RequestHead,
     find_end,
     parse_request,
-    refused_method,
 )
 from proxy.worker.record import record_refusal
 from proxy.worker.state import WorkerState
@@ -248,9 +247,6 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer, self._scanned = data, len(data)
                 return
             head = parse_request(data[:end], limits)
-            refused = refused_method(head.method)
-            if refused is not None:
-                raise refused
         except HeadError as exc:
             self._refuse(exc)
             return

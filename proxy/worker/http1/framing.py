@@ -13,7 +13,7 @@ _SIZE_LINE = re.compile(
     rb"(0{0,15}[0-9A-Fa-f]{1,15})"
     rb"(?:;(?:[\t !#-~\x80-\xff]|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\")*)?"
 )
-_TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n")
+_TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -35,13 +35,14 @@ class ChunkedReader:
     After `feed` returns with `done` set, `rest` holds what followed the body.
     """
 
-    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "rest")
+    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "_trailer_bytes", "rest")
 
     def __init__(self) -> None:
         self._state = _SIZE
         self._left = 0  # of the current chunk's data
         self._buffer = b""  # an incomplete line
         self._extension_bytes = 0
+        self._trailer_bytes = 0
         self.rest = b""
 
     @property
@@ -77,18 +78,22 @@ class ChunkedReader:
                     break
                 self._start_chunk(data[at:end])
                 at = end + 2
-            elif self._state == _TRAILER:
-                end = at + 2 if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at) + 4
-                if end < at + 2:
-                    if len(data) - at > _TRAILER_BYTES_MAX:
-                        raise FramingError("the trailers are too large")
+            else:
+                end = data.find(b"\r\n", at)
+                if self._trailer_bytes + (end if end >= 0 else len(data)) - at > _TRAILER_BYTES_MAX:
+                    raise FramingError("the trailers are too large")
+                if end < 0:
+                    if b"\n" in data[at:]:
+                        raise FramingError("a trailer line is malformed")
                     break
-                if end - at > _TRAILER_BYTES_MAX or _TRAILERS.fullmatch(data, at, end) is None:
+                if end == at:
+                    self._state = _DONE
+                    self.rest = data[at + 2 :]
+                    break
+                if _TRAILER_LINE.fullmatch(data, at, end) is None:
                     raise FramingError("a trailer line is malformed")
-                at = end
-                self._state = _DONE
-                self.rest = data[at:]
-                break
+                self._trailer_bytes += end + 2 - at
+                at = end + 2
         if self._state != _DONE and at < len(data):
             self._buffer = data[at:]
         return payload[0] if len(payload) == 1 else b"".join(payload)
@@ -108,7 +113,7 @@ class ChunkedReader:
     def _check_partial_size(self, line: bytes) -> None:
         """Refuse early what no continuation can mend."""
         if (
-            len(line) > _SIZE_LINE_BYTES_MAX
+            len(line) > _SIZE_LINE_BYTES_MAX + 1  # the CR of its end may have come
             or b"\n" in line
             or (line and line[:1] not in b"0123456789abcdefABCDEF")
         ):

@@ -32,6 +32,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._=+/-]{1,128}")
 _LENGTH_MAX: Final = 2**63 - 1
 _METHOD_BYTES_MAX: Final = 32
+_NOT_SERVED: Final = frozenset((b"TRACE", b"TRACK", b"CONNECT"))
 
 # What a header name means to this parser. A name that is not here is kept as it stands.
 (
@@ -146,7 +147,10 @@ def find_end(buffer: bytes | bytearray, start: int, limit: int) -> int:
     if end >= 0 and end + 4 <= limit:
         return end + 4
     if end >= 0 or len(buffer) > limit:
-        raise HeadError(errors.HEAD_TOO_LARGE, f"the head is larger than {limit} bytes")
+        in_first_line = buffer.find(b"\r\n", 0, limit) < 0
+        raise HeadError(
+            errors.HEAD_TOO_LARGE, f"the head is larger than {limit} bytes", 414 if in_first_line else 0
+        )
     if _BARE_LF.search(buffer, max(0, start - 1)):
         raise HeadError(errors.BAD_REQUEST, "a line ends in LF without CR")
     return -1
@@ -159,13 +163,18 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     if line is None or line_end > limits.request_line_bytes:
         raise _refused_request_line(head[:line_end], limits)
     method, target, minor_digit = line.groups()
+    if method in _NOT_SERVED:
+        raise HeadError(errors.PROTOCOL_REFUSED, "this method is not served")
+    if len(method) > _METHOD_BYTES_MAX:
+        raise HeadError(errors.BAD_REQUEST, "the method is too long")
     minor = minor_digit == b"1"
     block = head[line_end + 2 : -2]
     if _FIELDS.fullmatch(block) is None:
         raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
     lines = block.split(b"\r\n")
     lines.pop()
-    if len(lines) > limits.request_headers:
+    count = len(lines)
+    if count > limits.request_headers:
         raise HeadError(errors.HEAD_TOO_LARGE, f"more than {limits.request_headers} headers")
 
     host: bytes | None = None
@@ -251,12 +260,12 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     wanted = b""
     if upgrade is not None and asks_upgrade and minor and not length:
         wanted = upgrade.lower()
-        if wanted == b"h2c":
+        if b"h2c" in wanted:
             wanted = b""  # a second protocol behind our back: the request goes on without it (S42)
         elif wanted == b"websocket" and method != b"GET":
             raise HeadError(errors.BAD_REQUEST, "a WebSocket handshake is a GET")
 
-    if dropped:
+    if dropped or len(lines) > count:
         for index in sorted(set(dropped), reverse=True):
             del lines[index]
         block = b"\r\n".join(lines) + b"\r\n" if lines else b""
@@ -396,12 +405,3 @@ def _refused_request_line(line: bytes, limits: Limits) -> HeadError:
     if version and version[1] >= b"2":
         return HeadError(errors.PROTOCOL_REFUSED, "this HTTP version is not served", 505)
     return HeadError(errors.BAD_REQUEST, "the request line is malformed")
-
-
-def refused_method(method: bytes) -> HeadError | None:
-    """Return why *method* is not served, or None."""
-    if method in (b"TRACE", b"TRACK", b"CONNECT"):
-        return HeadError(errors.PROTOCOL_REFUSED, "this method is not served")
-    if len(method) > _METHOD_BYTES_MAX:
-        return HeadError(errors.BAD_REQUEST, "the method is too long")
-    return None
