@@ -1,0 +1,362 @@
+"""Request heads, row by row of the desync table (S1 to S54): what is refused, and as what."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.settings import Limits
+from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
+
+LIMITS = Limits()
+
+
+def parse(head: bytes) -> RequestHead:
+    end = find_end(head, 0, LIMITS.request_head_bytes)
+    assert end == len(head), "the case is not one whole head"
+    return parse_request(head, LIMITS)
+
+
+def get(*lines: bytes, target: bytes = b"/", method: bytes = b"GET", version: bytes = b"HTTP/1.1") -> bytes:
+    return b"\r\n".join([method + b" " + target + b" " + version, b"Host: a.test", *lines, b"", b""])
+
+
+def post(*lines: bytes) -> bytes:
+    return get(*lines, method=b"POST")
+
+
+REFUSED = {
+    "S1 CL then TE": (post(b"Content-Length: 3", b"Transfer-Encoding: chunked"), 400),
+    "S1 TE then CL": (post(b"Transfer-Encoding: chunked", b"Content-Length: 3"), 400),
+    "S2 same CL twice": (post(b"Content-Length: 3", b"Content-Length: 3"), 400),
+    "S2 CL list": (post(b"Content-Length: 3, 3"), 400),
+    "S3 different CL": (post(b"Content-Length: 3", b"content-length: 4"), 400),
+    **{
+        f"S4 CL {value!r}": (post(b"Content-Length: " + value), 400)
+        for value in (b"+3", b"0x3", b"1_0", b"-1", b"3 3", b"", b"3\xa0", b"\xd9\xa3", b"3;", b"\xb2")
+    },
+    "S4 CL with VT": (post(b"Content-Length: 3\x0b"), 400),
+    "S5 CL 2^63": (post(b"Content-Length: 9223372036854775808"), 400),
+    "S5 CL 2^64": (post(b"Content-Length: 18446744073709551616"), 400),
+    "S5 CL of 5000 digits": (post(b"Content-Length: " + b"9" * 5000), 400),
+    "S8 TE twice": (post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 400),
+    "S8 chunked, chunked": (post(b"Transfer-Encoding: chunked, chunked"), 400),
+    "S9 gzip, chunked": (post(b"Transfer-Encoding: gzip, chunked"), 501),
+    "S9 gzip": (post(b"Transfer-Encoding: gzip"), 501),
+    **{
+        f"S9 TE {value!r}": (post(b"Transfer-Encoding: " + value), 400)
+        for value in (b",chunked", b"chunked;x", b'"chunked"', b"chunked\xa0", b"", b"chunked,")
+    },
+    "S9 TE with VT": (post(b"Transfer-Encoding: \x0bchunked"), 400),
+    "S10 space before colon": (post(b"Transfer-Encoding : chunked"), 400),
+    "S10 tab before colon": (post(b"Content-Length\t: 3"), 400),
+    "S10 CTL in name": (get(b"Tran\x01sfer: x"), 400),
+    "S11 Transfer_Encoding": (post(b"Transfer_Encoding: chunked"), 400),
+    "S11 Content_Length": (post(b"content_LENGTH: 3"), 400),
+    "S11 X_Forwarded_For": (get(b"X_Forwarded_For: 1"), 400),
+    "S11 X-Forwarded_For": (get(b"X-Forwarded_For: 1"), 400),
+    "S11 X_Forwarded-Proto": (get(b"X_Forwarded-Proto: https"), 400),
+    "S11 X_Real_IP": (get(b"X_Real_IP: 1"), 400),
+    "S11 long s": (post("Tran\u017ffer-Encoding: chunked".encode()), 400),
+    "S11 dotless i": (post("Transfer-Encod\u0131ng: chunked".encode()), 400),
+    "S11 UTF-8 space": (post(b"\xc2\xa0Transfer-Encoding: chunked"), 400),
+    "S12 HTTP/1.0 with TE": (post(b"Transfer-Encoding: chunked").replace(b"HTTP/1.1", b"HTTP/1.0"), 400),
+    "S13 obs-fold": (get(b"X: a", b" b"), 400),
+    "S13 folded TE": (post(b"Transfer-Encoding:", b" chunked"), 400),
+    "S14 space before the first header": (b"GET / HTTP/1.1\r\n Host: a.test\r\n\r\n", 400),
+    "S14 line of one space": (get(b" "), 400),
+    "S15 bare LF in a line": (get(b"X: a\nY: b"), 400),
+    "S16 bare CR in a value": (get(b"X: a\rb"), 400),
+    "S16 CR CR LF": (get(b"X: a\r"), 400),
+    "S17 NUL in a value": (get(b"X: a\0b"), 400),
+    "S17 NUL in a name": (get(b"X\0: a"), 400),
+    "S17 NUL in the target": (get(target=b"/\0"), 400),
+    **{
+        f"S18 CTL {c:#04x} in a value": (get(b"X: a" + bytes([c])), 400)
+        for c in (*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F)
+    },
+    "S20 empty name": (get(b": x"), 400),
+    "S20 no colon": (get(b"Foo"), 400),
+    "S20 bracket in name": (get(b"F(o: x"), 400),
+    "S20 UTF-8 in name": (get("Fö: x".encode()), 400),
+    "S28 Host and URL disagree": (get(target=b"http://b.test/"), 400),
+    "S28 userinfo": (get(target=b"http://u@a.test/"), 400),
+    "S28 ftp": (get(target=b"ftp://a.test/"), 400),
+    "S28 no authority": (get(target=b"http:///x"), 400),
+    "S29 authority-form of GET": (get(target=b"a.test:80"), 400),
+    "S29 CONNECT": (get(target=b"a.test:443", method=b"CONNECT"), 405),
+    "S29 CONNECT with a path": (get(method=b"CONNECT"), 405),
+    "S30 GET *": (get(target=b"*"), 400),
+    "S31 no Host": (b"GET / HTTP/1.1\r\nX: y\r\n\r\n", 400),
+    "S31 no header at all": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "S31 Host twice": (get(b"Host: a.test"), 400),
+    **{
+        f"S31 Host {value!r}": (b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n", 400)
+        for value in (b"", b"a b", b"a/b", b"a@b", b"a,b", b"a:x", b"a:", b"a:1234567", b"a\x80", b"[::1")
+    },
+    "S32 HTTP/0.9": (b"GET /\r\n\r\n", 400),
+    "S33 HTTP/1.2": (get(version=b"HTTP/1.2"), 400),
+    "S33 HTTP/1.10": (get(version=b"HTTP/1.10"), 400),
+    "S33 HTTP/2.0": (get(version=b"HTTP/2.0"), 505),
+    "S33 HTTP/3.0": (get(version=b"HTTP/3.0"), 505),
+    "S33 HTTP/0.9 named": (get(version=b"HTTP/0.9"), 400),
+    "S33 lower case": (get(version=b"http/1.1"), 400),
+    "S33 blank behind": (get(version=b"HTTP/1.1 "), 400),
+    "S33 Unicode digit": (get(version="HTTP/1.\uff11".encode()), 400),
+    "S34 two spaces": (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "S34 tab": (b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "S34 space in the target": (get(target=b"/a b"), 400),
+    "S34 leading space": (b" GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    **{
+        f"S35 target byte {c:#04x}": (get(target=b"/a" + bytes([c])), 400)
+        for c in (0x01, 0x09, 0x0B, 0x1F, 0x23, 0x7F, 0x80, 0xA0, 0xFF)
+    },
+    "S37 TRACE": (get(method=b"TRACE"), 405),
+    "S37 TRACK": (get(method=b"TRACK"), 405),
+    "S37 method of 33 bytes": (get(method=b"A" * 33), 400),
+    "S37 method is no token": (get(method=b"G@T"), 400),
+    "S37 no method": (b" / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "S38 other Expect": (post(b"Expect: y 100-continue", b"Content-Length: 1"), 417),
+    "S38 Expect list": (post(b"Expect: 100-continue, x", b"Content-Length: 1"), 417),
+    "S38 Expect twice": (post(b"Expect: 100-continue", b"Expect: 100-continue", b"Content-Length: 1"), 417),
+    **{
+        f"S44 Connection names {name.decode()}": (get(b"Connection: close, " + name), 400)
+        for name in (
+            b"Host", b"Content-Length", b"transfer-encoding", b"Cookie", b"Authorization", b"Forwarded",
+            b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host", b"X-Real-IP", b"X-Request-Id",
+        )
+    },
+    "S52 HTTP/1.0 GET with a body": (get(b"Content-Length: 3", version=b"HTTP/1.0"), 400),
+    "S52 HTTP/1.0 DELETE": (get(b"Content-Length: 3", version=b"HTTP/1.0", method=b"DELETE"), 400),
+    "S54 header of 33 KB": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 33_000 + b"\r\n\r\n", 431),
+    "S54 130 headers": (get(*[b"X-%d: y" % i for i in range(130)]), 431),
+    "S54 URI of 20 KB": (get(target=b"/" + b"a" * 20_000), 414),
+    "S54 URI of 1 MB": (get(target=b"/" + b"a" * 1_000_000), 414),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_two_parsers_could_read_two_ways_is_refused(row: str) -> None:
+    """Rule 5: reject, don't repair. A repaired message is the first half of every smuggling attack."""
+    head, status = REFUSED[row]
+    with pytest.raises(HeadError) as caught:
+        parse(head)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("row", "head", "expected"),
+    [
+        ("S6 leading zeros", post(b"Content-Length: 003"), 3),
+        ("S5 2^63-1", post(b"Content-Length: 9223372036854775807"), 2**63 - 1),
+        ("S7 CL on GET", get(b"Content-Length: 5"), 5),
+        ("chunked", post(b"Transfer-Encoding: chunked"), CHUNKED),
+        ("chunked in capitals", post(b"TRANSFER-ENCODING:\tCHUNKED "), CHUNKED),
+        ("no framing: no body", post(), 0),
+    ],
+)
+def test_the_length_of_a_body_follows_from_one_framing_header(row: str, head: bytes, expected: int) -> None:
+    """RFC 9112 section 6.3; the framing header itself is not kept, it is written anew."""
+    parsed = parse(head)
+    assert parsed.length == expected
+    assert b"content-length" not in parsed.fields.lower()
+    assert b"transfer-encoding" not in parsed.fields.lower()
+
+
+def test_kept_lines_leave_byte_by_byte() -> None:
+    """Obs-text, capitals and blanks of a validated line are the user's own (S19); order is kept."""
+    lines = (b"X-Utf8: caf\xc3\xa9 \xff", b"ACCEPT-language:de,\ten", b'Cookie: a=1; b="2"', b"Empty:")
+    assert parse(get(*lines)).fields == b"\r\n".join((b"Host: a.test", *lines, b""))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Connection: keep-alive", b"Keep-Alive: timeout=5", b"Proxy-Connection: keep-alive", b"TE: trailers",
+        b"Trailer: X-Sum", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+        b"X-Forwarded-For: 6.6.6.6", b"X-Forwarded-Proto: https", b"X-Forwarded-Port: 1",
+        b"X-Forwarded-Host: evil", b"X-Real-IP: 6.6.6.6", b"Forwarded: for=6.6.6.6",
+    ],
+)  # fmt: skip
+def test_hop_by_hop_and_forwarding_headers_are_not_kept(line: bytes) -> None:
+    """The first kind is about the client's connection only; the second could be forged by any client."""
+    assert parse(get(line)).fields == b"Host: a.test\r\n"
+
+
+def test_connection_nominated_headers_are_not_kept() -> None:
+    """RFC 9110 section 7.6.1: the client says itself that these end at the next hop (S44)."""
+    parsed = parse(get(b"Connection: X-Hop, close", b"x-hop: 1", b"X-Hop2: 2", b"X-HOP: 3"))
+    assert parsed.fields == b"Host: a.test\r\nX-Hop2: 2\r\n"
+    assert not parsed.keep_alive
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "expected"),
+    [
+        (b"HTTP/1.1", [], True),
+        (b"HTTP/1.1", [b"Connection: close"], False),
+        (b"HTTP/1.1", [b"Connection: foo", b"Connection: CLOSE"], False),
+        (b"HTTP/1.1", [b"Connection: keep-alive, close"], False),
+        (b"HTTP/1.0", [], False),
+        (b"HTTP/1.0", [b"Connection: Keep-Alive"], True),
+        (b"HTTP/1.0", [b"Proxy-Connection: keep-alive"], False),
+    ],
+)
+def test_keep_alive_is_what_version_and_connection_say(
+    version: bytes, lines: list[bytes], expected: bool
+) -> None:
+    """RFC 9112 section 9.3 and S51."""
+    assert parse(get(*lines, version=version)).keep_alive is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"http://a.test/x?y", b"/x?y"),
+        (b"HTTP://A.test", b"/"),
+        (b"https://a.test?q", b"/?q"),
+        (b'/%00/%2f/../a//b;c?d=%zz&{}|\\^`"<>', b'/%00/%2f/../a//b;c?d=%zz&{}|\\^`"<>'),
+    ],
+)
+def test_a_target_leaves_in_origin_form_and_otherwise_verbatim(target: bytes, expected: bytes) -> None:
+    """S28 and S36: the backend must not meet a second way to name the host, nor a path we have "mended"."""
+    assert parse(get(target=target)).target == expected
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_the_host_of_an_absolute_target_becomes_the_host_header(version: bytes) -> None:
+    """S28: exactly one Host leaves and it is the URL's; HTTP/1.0 clients may have sent none at all."""
+    host = b"Host: a.test:80\r\n" if version == b"HTTP/1.1" else b""
+    parsed = parse(b"GET http://A.test:80/p " + version + b"\r\n" + host + b"X: y\r\n\r\n")
+    assert parsed.host == b"A.test:80"
+    assert parsed.fields == b"X: y\r\nHost: A.test:80\r\n"
+
+
+def test_an_absolute_target_alone_makes_a_host_header() -> None:
+    """S28, with not one header in the request: HTTP/1.0 allows that."""
+    assert parse(b"GET http://a.test/ HTTP/1.0\r\n\r\n").fields == b"Host: a.test\r\n"
+
+
+@pytest.mark.parametrize("value", [b"h2c", b"websocket, h2c", b"H2C,websocket"])
+def test_a_request_for_h2c_goes_on_without_it(value: bytes) -> None:
+    """S42: a second protocol behind our back would carry requests that nobody here has checked."""
+    parsed = parse(get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + value, b"HTTP2-Settings: AAMA"))
+    assert parsed.upgrade == b""
+    assert parsed.fields == b"Host: a.test\r\n"
+
+
+def test_an_upgrade_counts_only_if_connection_names_it_and_there_is_no_body() -> None:
+    """RFC 9110 section 7.8; a body and an upgrade together leave open where the tunnel begins (S42)."""
+    upgrade = b"Upgrade: WebSocket"
+    assert parse(get(upgrade, b"Connection: keep-alive, UPGRADE")).upgrade == b"websocket"
+    assert parse(get(upgrade)).upgrade == b""
+    assert parse(get(upgrade, b"Connection: upgrade", b"Content-Length: 1")).upgrade == b""
+    assert parse(get(upgrade, b"Connection: upgrade", version=b"HTTP/1.0")).upgrade == b""
+    with pytest.raises(HeadError):
+        parse(get(upgrade, b"Connection: upgrade", method=b"POST"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"abc-DEF.1/2=+_", b"abc-DEF.1/2=+_"), (b"a b", b""), (b"a\"b", b""), (b"<b>", b""), (b"x" * 129, b"")],
+)  # fmt: skip
+def test_a_request_id_of_the_client_is_taken_over_only_if_fit_for_log_and_page(
+    value: bytes, expected: bytes
+) -> None:
+    """It goes into JSON, HTML and header lines; what is not plainly harmless is replaced by our own."""
+    parsed = parse(get(b"X-Request-Id: " + value))
+    assert parsed.request_id == expected
+    assert b"equest-" not in parsed.fields
+
+
+_text = st.binary(max_size=12)
+_line = st.one_of(
+    st.builds(lambda n, v: n + b": " + v, st.sampled_from([b"Host", b"X", b"Content-Length", b"Connection",
+              b"Transfer-Encoding", b"Upgrade", b"Expect", b"TE", b"X-Forwarded-For"]),
+              st.one_of(_text, st.sampled_from([b"a.test", b"chunked", b"close", b"3", b"upgrade", b"x-y"]))),
+    st.builds(lambda n, v: n + b":" + v, _text, _text),
+    _text,
+)  # fmt: skip
+_target = st.one_of(st.just(b"/"), st.builds(lambda t: b"/" + t, _text), _text, st.just(b"http://a.test/"))
+
+
+@given(
+    method=st.sampled_from([b"GET", b"POST", b"G\0T", b"OPTIONS"]),
+    target=_target,
+    version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.1\n"]),
+    lines=st.lists(_line, max_size=5),
+    host=st.booleans(),
+)
+def test_no_line_end_and_no_nul_ever_leaves(
+    method: bytes, target: bytes, version: bytes, lines: list[bytes], host: bool
+) -> None:
+    """Invariant I5: whatever comes in, each part that is sent on is free of what could split it."""
+    lines = [b"Host: a.test", *lines] if host else lines
+    head = b"\r\n".join([method + b" " + target + b" " + version, *lines, b"", b""])
+    if head.find(b"\r\n\r\n") + 4 != len(head):
+        return
+    try:
+        parsed = parse_request(head, LIMITS)
+    except HeadError:
+        return
+    for part in (parsed.method, parsed.target, parsed.host, parsed.upgrade, parsed.request_id,
+                 parsed.forwarded_for, parsed.accept, parsed.websocket_key):  # fmt: skip
+        assert not set(part) & {0, 10, 13}
+    kept = parsed.fields.split(b"\r\n")
+    assert kept.pop() == b""
+    for line in kept:
+        assert line in lines or line.startswith(b"Host: ")
+        assert not set(line) & {0, 10, 13}
+        assert line.partition(b":")[0].lower() not in (b"transfer-encoding", b"content-length", b"connection")
+
+
+@given(
+    data=st.lists(st.sampled_from([b"GET / HTTP/1.1", b"\r\n", b"\r", b"\n", b"Host: a", b"x"]), max_size=12)
+)
+def test_the_end_of_a_head_is_found_wherever_it_is_cut(data: list[bytes]) -> None:
+    """Invariant I4 for `find_end`: byte by byte it finds the same end, or refuses what is refused at once."""
+    whole = b"".join(data)
+
+    def search(step: int) -> int:
+        scanned = 0
+        for at in [*range(step, len(whole), step), len(whole)]:
+            end = find_end(whole[:at], scanned, LIMITS.request_head_bytes)
+            if end >= 0:
+                try:
+                    parse_request(whole[:end], LIMITS)
+                except HeadError:
+                    return -2
+                return end
+            scanned = at
+        return -1
+
+    def outcome(step: int) -> int:
+        try:
+            return search(step)
+        except HeadError:
+            return -2
+
+    assert outcome(1) == outcome(len(whole) + 1)
+
+
+@pytest.mark.parametrize("limit_first", [True, False])
+def test_time_grows_with_the_bytes_not_with_their_square(limit_first: bool) -> None:
+    """Invariant I7: a flood of headers must not cost more per byte the larger it is."""
+    limits = Limits(request_headers=10**6, request_head_bytes=10**8) if not limit_first else LIMITS
+
+    def spent_s(count: int) -> float:
+        head = get(*[b"X-%d: y" % i for i in range(count)])
+        best = 9.9
+        for _ in range(3):
+            start = time.process_time()
+            try:
+                parse_request(head, limits)
+            except HeadError:
+                assert limit_first
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert spent_s(40_000) < 6 * spent_s(10_000) + 0.02
