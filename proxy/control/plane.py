@@ -15,7 +15,7 @@ from importlib import metadata
 from discovery.model import Problem, Snapshot, Source
 from discovery.table import BackendTable
 from proxy.config import Config
-from proxy.control import compose, logs, sources
+from proxy.control import compose, sources
 from proxy.control.changes import changes
 from proxy.control.health.check import Target, target
 from proxy.control.health.schedule import Monitor
@@ -43,20 +43,25 @@ class ControlPlane:
         links: Sequence[socket.socket],
         board: Scoreboard,
         inherited: TableSnapshot,
+        build: Callable[[Config], tuple[Source, ...]] = sources.build,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._group = group
+        self._build = build
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._sleep = sleep
         self._base = inherited
         self._slots = compose.Slots(
             inherited, count=SERVICE_SLOTS, unused=lambda slot: not any(board.totals(slot))
         )
         self._publisher = Publisher(links, inherited=inherited)
         self._changed = asyncio.Event()
-        self._monitor = Monitor(group, check, on_change=self._changed.set, clock=clock, rng=self._rng)
+        self._monitor = Monitor(
+            group, check, on_change=self._changed.set, clock=clock, rng=rng or random.Random()
+        )
         self._watching: list[asyncio.Task[None]] = []
         self._table = BackendTable(())
         self._answered: set[str] = set()
@@ -91,7 +96,6 @@ class ControlPlane:
     def reload(self, new: Config) -> None:
         """Follow *new* as far as a running process can."""
         old, self._config = self._config, new
-        logs.configure(new.log)
         for key in _needing_restart(old, new):
             log.warning("%s changed: this needs a restart and is ignored until then", key)
         if not sources.same(old, new):
@@ -102,7 +106,7 @@ class ControlPlane:
     def _rewire(self) -> None:
         for task in self._watching:
             task.cancel()
-        built = sources.build(self._config, rng=self._rng)
+        built = self._build(self._config)
         self._table = BackendTable(source.name for source in built)
         self._answered = set()
         self.status.sources = built
@@ -124,7 +128,7 @@ class ControlPlane:
                 source.status.errors["other"] += 1
             else:
                 return
-            await asyncio.sleep(_SOURCE_RETRY_S)
+            await self._sleep(_SOURCE_RETRY_S)
 
     def _learn(self, table: BackendTable, snapshot: Snapshot) -> None:
         table.apply(snapshot)
@@ -137,7 +141,7 @@ class ControlPlane:
             await self._changed.wait()
             self._changed.clear()
             self._publish()
-            await asyncio.sleep(_SPACING_S)
+            await self._sleep(_SPACING_S)
 
     def _publish(self) -> None:
         facts = self._table.snapshot

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from proxy.config import Config, ConfigError
+from proxy.control import logs
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import serving
@@ -96,6 +97,7 @@ def _reacting(
             plane.status.reloads["failure"] += 1
             log.error("the configuration was not reloaded, the old one stays in force:\n%s", exc)
         else:
+            logs.configure(new.log)
             plane.reload(new)
             plane.status.reloads["success"] += 1
             log.info("configuration reloaded")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from discovery.ecs.rules import ServiceRule
 from discovery.model import HealthCheck, Service, Source
 from discovery.static import StaticSource
@@ -11,9 +9,9 @@ from proxy import config
 from proxy.config import Config, split_address
 
 
-def build(settings: Config, *, rng: random.Random) -> tuple[Source, ...]:
+def build(settings: Config) -> tuple[Source, ...]:
     """Return the sources that *settings* asks for, the most trusted first."""
-    return (*_static(settings), *_ecs(settings, rng))
+    return (*_static(settings), *_ecs(settings))
 
 
 def same(old: Config, new: Config) -> bool:
@@ -52,7 +50,7 @@ def _static(settings: Config) -> list[Source]:
     return [StaticSource(listed)] if listed else []
 
 
-def _ecs(settings: Config, rng: random.Random) -> list[Source]:
+def _ecs(settings: Config) -> list[Source]:
     if not settings.ecs.clusters:
         return []
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
@@ -86,7 +84,6 @@ def _ecs(settings: Config, rng: random.Random) -> list[Source]:
                 domain=settings.ecs.domain,
                 default_health=health_check(settings.health),
                 interval_s=settings.ecs.poll_interval_s,
-                rng=rng,
             )
         )
     return sources
