@@ -10,11 +10,10 @@ from dataclasses import replace
 from discovery.simulator.state import Cluster, Instance, Service, State, Task
 
 KEPT_S = 60.0
-STEP_S = 0.05  # changes closer together than this share an entry
 
 
 class History:
-    """Copies of the state after each change. Times are those of *clock*, in seconds."""
+    """Copies of the state, as old as the times of `record` make them. *clock* gives seconds."""
 
     def __init__(self, state: State, clock: Callable[[], float]) -> None:
         self._state = state
@@ -26,8 +25,6 @@ class History:
     def record(self) -> None:
         """Remember what the state is now."""
         now = self._clock()
-        if self._entries and now - self._entries[-1][0] < STEP_S:
-            now = self._entries.pop()[0]
         self._entries.append((now, self._copy()))
         horizon = now - KEPT_S
         while len(self._entries) > 1 and self._entries[1][0] < horizon:

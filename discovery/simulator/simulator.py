@@ -46,6 +46,7 @@ from discovery.simulator.wire import Json, live_tasks
 
 ACCOUNT = "123456789012"  # the one that moto has
 AGENT_RESTART_S = 3.0  # at normal speed: so long the agent is away
+HISTORY_STEP_S = 0.05
 ZONES = "abc"
 
 
@@ -89,6 +90,7 @@ class Simulator:
         self._loopback_wanted = loopback
         self._ports = ports or PortRange()
         self._instance_servers: dict[str, InstanceServers] = {}  # by instance ARN
+        self._remembering: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -131,6 +133,8 @@ class Simulator:
                 for task in owned:
                     task.cancel()
                 self._lifecycle.abandon()
+            if self._remembering is not None:
+                self._remembering.cancel()
 
     def _assemble(self, loopback: Loopback, lives: asyncio.TaskGroup) -> None:
         self._loopback = loopback
@@ -147,7 +151,7 @@ class Simulator:
         )
         self._account = Account(self.state, self._clock, self._rng, self._lifecycle, self._bulletin)
         self._sender = EventSender(self._moto, self._bulletin, self.state, self._rng)
-        self._bulletin.subscribe(lambda event: self._history.record())
+        self._bulletin.subscribe(lambda event: self._remember_soon())
 
     async def _serve(self, listener: socket.socket) -> web.AppRunner:
         api = Api(
@@ -269,6 +273,15 @@ class Simulator:
     def _task_changed(self, task: Task) -> None:
         self._account.task_changed(task)
 
+    def _remember_soon(self) -> None:
+        """Changes close together share a copy in the history: a copy costs as much as the state is large."""
+        if self._remembering is None:
+            self._remembering = asyncio.get_running_loop().call_later(HISTORY_STEP_S, self._remember)
+
+    def _remember(self) -> None:
+        self._remembering = None
+        self._history.record()
+
     def _environment_of(self, task: Task, container: Container) -> Mapping[str, str]:
         container.metadata_url = metadata_url(task, container)
         return task_environment(task, container, self.state.region)
@@ -285,6 +298,7 @@ def _listen(address: str, port: int) -> socket.socket:
     try:
         return socket.create_server((address, port), backlog=512)
     except OSError as exc:
+        why = str(exc.strerror).partition(" (")[0]  # create_server repeats the address in it
         raise SimulatorError(
-            f"cannot listen on {address}:{port}: {exc.strerror}. Choose another port, or 0 for a free one."
+            f"cannot listen on {address}:{port}: {why}. Choose another port, or 0 for a free one."
         ) from exc
