@@ -23,15 +23,17 @@ class Issue:
         place = f"{self.source}:{self.line}" if self.line else self.source
         lines = [f"{place}: {self.message}"]
         if self.text:
-            gutter = f"{self.line:>5}" if self.line else "     "
-            lines.append(f"{gutter} | {self.text}")
-            if self.width:
-                lines.append(f"      | {' ' * self.column}{'^' * self.width} {self.hint}".rstrip())
-            elif self.hint:
-                lines.append(f"      = {self.hint}")
+            lines.append(f"{self.line or '':>5} | {self.text}")
+        if self.text and self.width:
+            lines.append(f"      | {' ' * self.column}{'^' * self.width} {self.hint}".rstrip())
         elif self.hint:
             lines.append(f"      = {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """Return *line* with as many columns, and nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in line)
 
 
 class ConfigError(Exception):

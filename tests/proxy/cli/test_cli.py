@@ -20,6 +20,7 @@ import pytest
 from proxy.app import StartError
 from proxy.cli import main
 from proxy.cli.duration import seconds
+from proxy.cli.local import base_url
 
 ROW = {
     "service": "web",
@@ -423,3 +424,15 @@ def test_ctrl_c_in_a_real_process(elsewhere: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 _, error = process.communicate(timeout=10)
             assert (process.returncode, error.strip()) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("0.0.0.0:9180", "http://127.0.0.1:9180"),
+        ("[::]:9180", "http://[::1]:9180"),
+        ("10.0.0.1:80", "http://10.0.0.1:80"),
+    ],
+)
+def test_a_server_on_every_interface_is_asked_on_loopback(address: str, url: str) -> None:
+    assert base_url(address) == url

@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.positions import Path, Positions
@@ -163,6 +163,7 @@ def document(tree: dict[str, Any], header: tuple[str, ...] = ()) -> str:
     return "".join(simple) + "".join(tables)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_whatever_tomllib_reads_is_found_at_its_text(tree: dict[str, Any]) -> None:
     text = document(tree)
