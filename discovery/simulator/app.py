@@ -39,9 +39,10 @@ class Behaviour:
     def from_environment(cls, environment: Mapping[str, str]) -> Behaviour:
         """Read SERVICE, TASK_ARN, RELEASE, HOST, PORT, START_DELAY_S, STOP and LINGER_S.
 
-        HOST and PORT may be lists with commas; one HOST serves all ports. Raises ValueError.
+        HOST and PORT may be lists with commas; one HOST serves all ports, and an empty PORT none at
+        all, as in a sidecar. Raises ValueError.
         """
-        ports = [int(port) for port in environment.get("PORT", "8080").split(",")]
+        ports = [int(port) for port in environment.get("PORT", "8080").split(",") if port]
         hosts = environment.get("HOST", "0.0.0.0").split(",")
         if len(hosts) == 1:
             hosts *= len(ports)

@@ -123,18 +123,15 @@ class Runtime:
 
         Raises RuntimeFailure when the machine can start no more.
         """
-        if self._closed:
-            raise RuntimeFailure("the simulator is stopping")
-        if self._zygote is None:  # it was killed: its tasks are gone, the next ones get a new one
-            self._zygote = _ZygoteLink(self._on_message, self._on_zygote_end)
         process, routes, environment = self._prepare(spec)
         read_fd, write_fd = os.pipe()
         try:
             await self._collect_output(process, read_fd)
+            zygote = self._link()
             number = next(self._ids)
             done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._starting[number] = (process, done)
-            self._zygote.send(
+            zygote.send(
                 {
                     "do": "start",
                     "id": number,
@@ -164,6 +161,13 @@ class Runtime:
         return tuple(process.lines) if process else ()
 
     # Starting
+
+    def _link(self) -> _ZygoteLink:
+        if self._closed:
+            raise RuntimeFailure("the simulator is stopping")
+        if self._zygote is None:  # it was killed: its tasks are gone, the next ones get a new one
+            self._zygote = _ZygoteLink(self._on_message, self._on_zygote_end)
+        return self._zygote
 
     def _prepare(self, spec: ProcessSpec) -> tuple[_Process, list[tuple[str, int, int]], dict[str, str]]:
         started_s = asyncio.get_running_loop().time()
@@ -231,7 +235,9 @@ class Runtime:
         else:
             process = self._processes[message["exited"]]
             process.exit_code = message["code"]
-            if process.output_ended:
+            if process.reported:
+                del self._processes[process.pid]
+            elif process.output_ended:
                 self._report_exit(process)
             else:
                 asyncio.get_running_loop().call_later(_OUTPUT_END_S, self._report_exit, process, True)
@@ -286,7 +292,7 @@ class _ZygoteLink:
         with theirs:
             # -P: nothing in the user's folder may stand in for a module of ours. A session of its
             # own: Ctrl-C in a terminal must reach the simulator only, which then stops the tasks.
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "discovery.simulator.zygote", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -98,6 +98,8 @@ class _Half(asyncio.Protocol):
     def __init__(self, open_halves: _Open) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: _Half | None = None
+        self._early = b""  # came before there was a peer
+        self._early_eof = False
         self._open = open_halves
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,13 +108,31 @@ class _Half(asyncio.Protocol):
         self._open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.peer and self.peer.transport:
+        assert self.transport is not None
+        if self.peer is None:
+            self._early += data
+            self.transport.pause_reading()
+        elif self.peer.transport:
             self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.peer and self.peer.transport and not self.peer.transport.is_closing():
+        if self.peer is None:
+            self._early_eof = True
+        elif self.peer.transport and not self.peer.transport.is_closing():
             self.peer.transport.write_eof()
         return True  # half-closed: the answer may still come
+
+    def join(self, peer: _Half) -> None:
+        """Pass everything to *peer* from now on, and what came before."""
+        self.peer = peer
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._early:
+            self.data_received(self._early)
+            self._early = b""
+            self.transport.resume_reading()
+        if self._early_eof:
+            self.eof_received()
 
     def pause_writing(self) -> None:
         if self.peer and self.peer.transport:
@@ -216,9 +236,7 @@ class Relay:
         class Downstream(_Half):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 super().connection_made(transport)
-                assert self.transport is not None
                 assert relay._dials is not None
-                self.transport.pause_reading()  # nothing is read before there is somewhere to put it
                 relay._dials.create_task(relay._dial(self, target_port))
 
         return Downstream(self._open)
@@ -232,11 +250,10 @@ class Relay:
             downstream.reset()
             self._wake.set()  # look again now whether the program still listens
             return
-        upstream.peer, downstream.peer = downstream, upstream
+        upstream.join(downstream)
+        downstream.join(upstream)
         if downstream.transport is None or downstream.transport.is_closing():
             upstream.reset()
-        else:
-            downstream.transport.resume_reading()
 
 
 def run(routes: Sequence[Route], *, lifeline_fd: int, group: int) -> int:
