@@ -83,8 +83,8 @@ class InstanceMetadata:
             raise web.HTTPUnauthorized
         path = request.match_info["path"].removeprefix("latest/")
         tree = self.tree()
-        if path in tree:
-            return web.Response(text=tree[path])
+        if path.rstrip("/") in tree:
+            return web.Response(text=tree[path.rstrip("/")])
         folder = path.rstrip("/") + "/"
         names = {name.removeprefix(folder) for name in tree if name.startswith(folder)}
         if not names:
