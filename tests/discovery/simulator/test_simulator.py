@@ -316,9 +316,9 @@ async def test_two_simulators_at_once_and_neither_leaves_a_process() -> None:
         for simulator in (one, two):
             cluster = Cluster(simulator)
             await simulator.add_cluster("prod")
-            await simulator.add_instance("prod")
+            await simulator.add_instance("prod", external=True)  # no wait for EC2
             cluster.define("web")
-            cluster.create("web", 2)
+            cluster.create("web", 2, launchType="EXTERNAL")
             pids += [task.containers[0].pid for task in await cluster.steady("web", 2)]
         addresses = [
             instance.address
@@ -349,10 +349,11 @@ async def test_a_range_of_one_port_gives_it_to_each_task_in_turn() -> None:
     async with Simulator(speed=50, ports=PortRange(41000, 41000)) as simulator:
         cluster = Cluster(simulator)
         await simulator.add_cluster("prod")
-        await simulator.add_instance("prod")
+        await simulator.add_instance("prod", external=True)  # no wait for EC2
         for family in ("a", "b", "a"):
             cluster.define(family)
-            arn = simulator.call("RunTask", cluster="prod", taskDefinition=family)["tasks"][0]["taskArn"]
+            request = {"cluster": "prod", "launchType": "EXTERNAL"}
+            arn = simulator.call("RunTask", **request, taskDefinition=family)["tasks"][0]["taskArn"]
             task = simulator.state.clusters["prod"].tasks[arn]
             await cluster.until(lambda task=task: task.last_status == "RUNNING")  # type: ignore[misc]
             assert task.containers[0].bindings[0].host_port == 41000
