@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from discovery.simulator.simulator import Simulator
 from discovery.simulator.state import Instance, Task
 from proxy.demo import specs
+from proxy.demo.checks import Address
 from proxy.demo.story import StepError
 from proxy.demo.table import Row, ready
 from proxy.demo.tally import Kill
@@ -98,6 +99,21 @@ class DemoCluster:
             and all(task.last_status == "RUNNING" and task.definition.arn == newest for task in tasks)
             and ready(self._table(), service) == {task.arn for task in tasks}
         )
+
+    def unchecked(self) -> list[Address]:
+        """Return the running tasks whose container health check has not yet succeeded."""
+        return [
+            Address(task.arn, task.instance.address, binding.host_port)
+            for name in self._specs
+            for task in self._wanted_tasks(name)
+            if task.last_status == "RUNNING" and task.instance is not None
+            for container in task.containers
+            if "healthCheck" in container.definition and container.health_status == "UNKNOWN"
+            for binding in container.bindings
+        ]
+
+    def say_healthy(self, task_arn: str) -> None:
+        self._simulator.set_health(task_arn, "HEALTHY")
 
     def is_empty(self, instance: int) -> bool:
         here = self._instances[instance].arn

@@ -7,8 +7,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from discovery.simulator.simulator import Simulator
 from proxy.demo import ports, specs
+from proxy.demo.checks import check
 from proxy.demo.children import child, environment, tail, until
 from proxy.demo.cluster import INSTANCES, NAME, DemoCluster
 from proxy.demo.plain import PlainReporter
@@ -77,6 +78,7 @@ class Demo:
         click.echo(f"Starting an ECS cluster of {INSTANCES} instances in {INSTANCES} zones with {names} ...")
         async with AsyncExitStack() as stack:
             stage = await self._set(stack)
+            await stack.enter_async_context(_checking(stage.cluster))
             await self._until_all_is_routed(stage)
             show = await self._perform(stage)
         for line in show.summary():
@@ -200,6 +202,16 @@ class Demo:
 
     def _log(self, whose: str) -> Path:
         return self._folder / f"{whose}.log"
+
+
+@asynccontextmanager
+async def _checking(cluster: DemoCluster) -> AsyncIterator[None]:
+    checks = asyncio.create_task(check(cluster.unchecked, cluster.say_healthy))
+    try:
+        yield
+    finally:
+        checks.cancel()
+        await asyncio.wait([checks])
 
 
 def _url(port: int) -> str:

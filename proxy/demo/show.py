@@ -104,6 +104,8 @@ class Show:
                 self.view.score.tick(report, self._clock())
                 continue
             excused = self.view.score.judge(report)
+            if len(self.view.score.failures) > _FAILURES_SHOWN:
+                continue  # an outage is a number, not a flood of lines
             verdict = f"excused, {excused}" if excused else "FAILED"
             self._tell(f"{verdict}: {self._describe(report)}", "excused" if excused else "failed")
 

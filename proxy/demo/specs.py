@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ class Spec:
     http_users: int = 8
     socket_users: int = 0
     minimum_healthy_percent: int = 100
+
+    @property
+    def maximum_percent(self) -> int:
+        """How far a deploy may exceed the wanted tasks.
+
+        A program that ends on SIGTERM at once should not have all its tasks stopped at once: about a
+        third at a time, and at least one.
+        """
+        return max(134, 100 + math.ceil(100 / self.tasks)) if self.command else 200
 
     @property
     def host(self) -> str:
@@ -82,7 +92,9 @@ def task_definition(spec: Spec, release: int) -> dict[str, Any]:
         "environment": [{"name": "RELEASE", "value": str(release)}],
     }
     if spec.command:
-        container["command"] = ["sh", "-c", spec.command]
+        container["command"] = [spec.command]  # the simulator gives one string to `sh -c`
+        # So that a deploy waits for the new tasks; `proxy.demo.checks` is who runs it.
+        container["healthCheck"] = {"command": ["CMD-SHELL", "nc -z localhost $PORT"], "interval": 300}
     else:
         # As a good citizen of ECS does: go on serving until everyone has heard of the stop.
         container["environment"] += [
@@ -109,7 +121,7 @@ def service(spec: Spec, definition_arn: str) -> dict[str, Any]:
         "launchType": "EC2",
         "deploymentConfiguration": {
             "minimumHealthyPercent": spec.minimum_healthy_percent,
-            "maximumPercent": 200,
+            "maximumPercent": spec.maximum_percent,
         },
     }
     if spec.mode == "awsvpc":

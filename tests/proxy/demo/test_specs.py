@@ -80,3 +80,10 @@ def test_the_config_is_one_anyport_takes() -> None:
     assert config.ecs.poll_interval_s == 0.5
     assert config.ecs.clusters == ("demo",)
     assert config.listener[0].address == "127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(("tasks", "percent"), [(1, 200), (2, 150), (3, 134), (10, 134)])
+def test_a_deploy_of_an_own_program_has_room_for_one_task_and_is_gradual(tasks: int, percent: int) -> None:
+    [spec] = specs.own(["mine=./x $PORT"], tasks)
+    assert specs.service(spec, "arn")["deploymentConfiguration"]["maximumPercent"] == percent
+    assert tasks * percent // 100 > tasks, "ECS rounds down: without room a deploy would never begin"
