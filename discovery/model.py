@@ -95,6 +95,7 @@ class SourceStatus:
     """How fresh a source's knowledge is; written by the source, read by metrics and /readyz."""
 
     last_success_s: float | None = None  # clock of the source (monotonic); None: never
+    asked_s: float | None = None  # when the question behind the newest complete answer was asked
     last_error: str = ""  # "" after a success
     errors: Counter[str] = field(default_factory=Counter)  # by kind: throttled, denied, unreachable, ...
     refreshes: int = 0  # complete answers so far
@@ -116,6 +117,10 @@ class Source(Protocol):
         A failed or half-finished query yields nothing: stale endpoints can still answer, missing
         ones cannot. Errors are counted in `status` and never raised.
         """
+        ...
+
+    def hurry(self) -> None:
+        """Ask again soon, within what the API's budget allows: something has changed."""
         ...
 
 

@@ -45,7 +45,9 @@ def open_sockets(config: Config, workers: int) -> Sockets:
         try:
             bound = bind([split_address(listener.address)], workers)
         except OSError as exc:
-            raise _cannot_bind(listener.address, f"[[listener]] number {index + 1}", "listener", exc) from exc
+            raise _cannot_bind(
+                listener.address, f"[[listener]] number {index + 1}", "[[listener]]", exc
+            ) from exc
         for own, sockets in zip(listeners, bound, strict=True):
             own.extend(sockets)
     return Sockets(
@@ -59,12 +61,12 @@ def _open(address: str, section: str) -> socket.socket:
     try:
         return listen(*split_address(address))
     except OSError as exc:
-        raise _cannot_bind(address, f"[{section}]", section, exc) from exc
+        raise _cannot_bind(address, f"[{section}]", f"[{section}]", exc) from exc
 
 
 def _cannot_bind(address: str, where: str, section: str, exc: OSError) -> StartError:
     hints = {
-        "EADDRINUSE": f"another process has it; stop that one or change `address` of [{section}]",
+        "EADDRINUSE": f"another process has it; stop that one or change `address` of {section}",
         "EACCES": "ports below 1024 need the capability NET_BIND_SERVICE",
         "EADDRNOTAVAIL": "this machine has no such address",
     }

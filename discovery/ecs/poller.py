@@ -22,6 +22,7 @@ log = logging.getLogger("anyport.discovery.ecs")
 
 _BACKOFF_MAX_S: Final = 60.0
 _FIRST_RETRY_S: Final = 0.5
+_SHORTEST_PAUSE: Final = 0.1  # of the interval, between the end of one question and the next
 _STOPPED_AT_START: Final = 300  # how many recently stopped tasks to look at: three calls
 
 
@@ -65,6 +66,7 @@ class EcsPoller:
         self._instances = InstanceMemory()
         self._services = ServiceMemory()
         self._definitions: dict[str, TaskDefinition] = {}  # a revision never changes
+        self._hurried = asyncio.Event()
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the first complete snapshot, then every changed one, until cancelled."""
@@ -80,15 +82,36 @@ class EcsPoller:
                 delay_s = retry_delay_s(failures, self._rng)
             else:
                 failures = 0
-                self._succeeded()
+                self._succeeded(started_s)
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
                 # Jitter keeps many proxies from asking in the same second; only ever sooner, so that a
                 # change is seen within one interval. A slow API is never asked without a pause.
                 period_s = self._interval_s * self._rng.uniform(0.8, 1.0)
-                delay_s = max(period_s - (self._clock() - started_s), 0.1 * self._interval_s)
-            await self._sleep(delay_s)
+                delay_s = max(period_s - (self._clock() - started_s), _SHORTEST_PAUSE * self._interval_s)
+            await self._pause(delay_s)
+
+    def hurry(self) -> None:
+        """Ask again soon: at once, or as early as the pause between two questions allows."""
+        self._hurried.set()
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait *delay_s*, or less if someone is in a hurry, but never less than the shortest pause."""
+        began_s = self._clock()
+        pausing = asyncio.ensure_future(self._sleep(delay_s))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait((pausing, hurried), return_when=asyncio.FIRST_COMPLETED)
+            if pausing.done():
+                await pausing
+            else:
+                shortest_s = min(delay_s, self._interval_s * _SHORTEST_PAUSE)
+                await self._sleep(max(0.0, shortest_s - (self._clock() - began_s)))
+        finally:
+            pausing.cancel()
+            hurried.cancel()
+        self._hurried.clear()
 
     async def _refresh(self) -> Snapshot:
         await self._refresh_tasks()
@@ -138,10 +161,11 @@ class EcsPoller:
         missing = set(described.missing) - set(listed)
         self._tasks.accept(map(shapes.task, described.found), missing, self._clock())
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, asked_s: float) -> None:
         if self.status.last_error:
             log.info("%s: answers completely again", self.name)
         self.status.last_error = ""
+        self.status.asked_s = asked_s
         self.status.last_success_s = self._clock()
         self.status.refreshes += 1
 

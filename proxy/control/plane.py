@@ -12,18 +12,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 
-from discovery.model import Problem, Snapshot, Source
+from discovery.model import BackendKey, Problem, Snapshot, Source
 from discovery.table import BackendTable
 from proxy.config import Config
 from proxy.control import compose, sources
 from proxy.control.changes import changes
+from proxy.control.doubts import Doubts
 from proxy.control.health.check import Target, target
 from proxy.control.health.schedule import Monitor
 from proxy.control.publish import Publisher
 from proxy.control.status import Status
+from proxy.link import reports
 from proxy.link.scoreboard import SERVICE_SLOTS, Scoreboard
 from proxy.link.snapshots import EMPTY, TableSnapshot
-from proxy.policy.verdict import CheckResult
+from proxy.policy.verdict import CheckResult, Verdict
 
 log = logging.getLogger("anyport.control")
 
@@ -65,6 +67,9 @@ class ControlPlane:
         self._watching: list[asyncio.Task[None]] = []
         self._table = BackendTable(())
         self._answered: set[str] = set()
+        self._links = links
+        self._doubts = Doubts(clock)
+        self._doubted = asyncio.Event()
         self.status = Status(
             board=board,
             version=metadata.version("anyport"),
@@ -81,6 +86,7 @@ class ControlPlane:
             self._publish()
             self._group.create_task(self._publish_changes(), name="publish changes")
             self._group.create_task(self._publisher.retry_forever(), name="serve late links")
+            self._group.create_task(self._settle_doubts(), name="settle doubts")
             yield
         finally:
             self._publisher.close()
@@ -88,6 +94,34 @@ class ControlPlane:
     def admin_token(self) -> str:
         """Return the token that the admin server asks for, "" if none."""
         return self._config.admin.token.get_secret_value()
+
+    def on_reports(self, link: socket.socket) -> None:
+        """Act on what a worker has sent: a backend that refuses is out until it is confirmed."""
+        for report in reports.receive(link):
+            check_id = (report.service, report.key)
+            source = self._source_of(report.key)
+            if check_id not in self._monitor.targets or source is None:
+                continue
+            self._monitor.refused(check_id)
+            self._doubts.add(check_id, source)
+            self._doubted.set()
+            source.hurry()
+
+    def _source_of(self, key: BackendKey) -> Source | None:
+        name = compose.source_of(key.task_arn)
+        return next((source for source in self.status.sources if source.name == name), None)
+
+    async def _settle_doubts(self) -> None:
+        while True:
+            await self._doubted.wait()
+            while self._doubts:
+                if self._doubts.settle():
+                    self._changed.set()
+                await self._sleep(_SPACING_S)
+            self._doubted.clear()
+
+    def _verdict(self, service: str, key: BackendKey) -> Verdict | None:
+        return self._doubts.apply((service, key), self._monitor.verdict(service, key))
 
     def drain(self) -> None:
         """Say on /readyz that this proxy is going away; all else goes on."""
@@ -156,7 +190,7 @@ class ControlPlane:
         table = compose.compose(
             known,
             base=self._base,
-            verdict=self._monitor.verdict,
+            verdict=self._verdict,
             slot=self._slots,
             settings=self._config.worker_settings(),
         )

@@ -73,17 +73,18 @@ async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Con
     stop = asyncio.Event()
     public = public_app(plane.status, registry(plane.status))
     admin = admin_app(plane.status, plane.admin_token)
-    with plane.running(), _reacting(plane, stop, reload, given.lifeline_fd):
+    with plane.running(), _reacting(plane, stop, reload, given):
         async with serving(public, given.metrics_socket), serving(admin, given.admin_socket):
             await stop.wait()
 
 
 @contextmanager
 def _reacting(
-    plane: ControlPlane, stop: asyncio.Event, reload: Callable[[], Config], lifeline_fd: int
+    plane: ControlPlane, stop: asyncio.Event, reload: Callable[[], Config], given: Inherited
 ) -> Iterator[None]:
-    """React to signals and to the supervisor's end for the length of the context."""
+    """React to signals, to workers and to the supervisor's end for the length of the context."""
     loop = asyncio.get_running_loop()
+    lifeline_fd = given.lifeline_fd
 
     def terminate() -> None:
         if plane.status.draining:
@@ -110,9 +111,13 @@ def _reacting(
     loop.add_signal_handler(signal.SIGTERM, terminate)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
     loop.add_reader(lifeline_fd, lifeline)
+    for link in given.links:
+        loop.add_reader(link.fileno(), plane.on_reports, link)
     try:
         yield
     finally:
+        for link in given.links:
+            loop.remove_reader(link.fileno())
         loop.remove_signal_handler(signal.SIGTERM)
         loop.remove_signal_handler(signal.SIGHUP)
         loop.remove_reader(lifeline_fd)

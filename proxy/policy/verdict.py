@@ -8,6 +8,7 @@ from typing import Final
 from discovery.model import HealthCheck
 
 NOT_CHECKED: Final = "not checked yet"
+REFUSED: Final = "connection refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ def carried(healthy: bool, reason: str, now_s: float) -> Verdict:
     if healthy:
         return Verdict(healthy=True, reason="", since_s=now_s, proven=True)
     return Verdict(healthy=False, reason=reason or NOT_CHECKED, since_s=now_s, proven=False)
+
+
+def refused(verdict: Verdict, now_s: float) -> Verdict:
+    """Return the verdict on a backend that has just refused a connection: its next success counts."""
+    since_s = now_s if verdict.healthy else verdict.since_s
+    return Verdict(healthy=False, reason=REFUSED, since_s=since_s, proven=False, last=verdict.last)
 
 
 def rechecked(verdict: Verdict, check: HealthCheck, now_s: float) -> Verdict:

@@ -9,10 +9,11 @@ import signal
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from proxy.link import reports, snapshots
 from proxy.link import scoreboard as sb
-from proxy.link import snapshots
 from proxy.link.scoreboard import Scoreboard
 from proxy.worker.accesslog import AccessLogWriter
 from proxy.worker.http1 import pool
@@ -41,20 +42,22 @@ async def serve(given: Inheritance) -> None:
     board = Scoreboard.attach(given.scoreboard)
     board.begin(given.row, os.getpid())
     log = AccessLogWriter(_STDOUT, board.head(given.row))
+    link = socket.socket(fileno=given.link)
     async with asyncio.TaskGroup() as tasks:
-        state = WorkerState(loop=loop, tasks=tasks, board=board, row=given.row, log=log)
-        worker = Worker(state, given)
-        await worker.run()
+        state = WorkerState(
+            loop=loop, tasks=tasks, board=board, row=given.row, log=log, report=partial(reports.send, link)
+        )
+        await Worker(state, given, link).run()
     log.close()
 
 
 class Worker:
     """Wires one worker's sockets, link and signals to its state."""
 
-    def __init__(self, state: WorkerState, given: Inheritance) -> None:
+    def __init__(self, state: WorkerState, given: Inheritance, link: socket.socket) -> None:
         self._state = state
         self._given = given
-        self._link = socket.socket(fileno=given.link)
+        self._link = link
         self._stop = asyncio.Event()
         self._abandoned = False
 

@@ -67,7 +67,7 @@ def _line(exchange: Exchange, elapsed_s: float) -> dict[str, Any]:
         "method": _text(head.method),
         "host": _text(head.host),
         "path": _text(head.path),  # never the query: it may hold secrets
-        "status": exchange.status,
+        "status": exchange.status or (error.status if error is not None else 0),
         "duration_ms": round(elapsed_s * 1000, 3),
         "request_bytes": exchange.rx_bytes,
         "response_bytes": exchange.tx_bytes,

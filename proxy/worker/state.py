@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from proxy.link import scoreboard as sb
+from proxy.link.reports import Refused
 from proxy.link.scoreboard import Scoreboard
 from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
@@ -32,7 +33,7 @@ class WorkerState:
 
     __slots__ = (
         "_id_counter", "_id_prefix", "clients", "drained", "draining", "head", "log", "loop", "no_service",
-        "now_s", "random", "settings", "table", "tasks", "watched",
+        "now_s", "random", "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class WorkerState:
         board: Scoreboard,
         row: int,
         log: AccessLogWriter,
+        report: Callable[[Refused], None],
         random: Callable[[], float] = random.random,
     ) -> None:
         self.loop = loop
@@ -52,6 +54,7 @@ class WorkerState:
         self.table = Table(lambda slot: board.begin_block(row, slot))
         self.settings = WorkerSettings()
         self.log = log
+        self.report = report  # to the control process
         self.random = random
         self.now_s = loop.time()  # coarse: moved on by the tick, read by everything with a deadline
         self.draining = False

@@ -11,7 +11,7 @@ from typing import Final
 
 from discovery.model import BackendKey
 from proxy.control.health.check import Target
-from proxy.policy.verdict import CheckResult, Verdict, judge, rechecked, unchecked
+from proxy.policy.verdict import CheckResult, Verdict, judge, rechecked, refused, unchecked
 
 CheckId = tuple[str, BackendKey]  # one task may serve two services, each with a check of its own
 
@@ -91,6 +91,16 @@ class Monitor:
             if watched is not None:
                 self._stop(watched)
             self._watched[check_id] = self._start(target, rechecked(verdict, target.check, now_s))
+
+    def refused(self, check_id: CheckId) -> None:
+        """Take it that nobody listens there, until a check of now says otherwise."""
+        watched = self._watched.get(check_id)
+        if watched is None or watched.target.check.kind == "none":
+            return
+        self._stop(watched)
+        verdict = refused(watched.verdict, self._clock())
+        self._watched[check_id] = self._start(watched.target, verdict)
+        self._on_change()
 
     def _start(self, target: Target, verdict: Verdict) -> _Watched:
         watched = _Watched(target, verdict)

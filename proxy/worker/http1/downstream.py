@@ -30,6 +30,7 @@ _HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
 _LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
 _LINGER_S: Final = 2.0  # how long, and ...
 _LINGER_BYTES: Final = 64 * 1024  # ... how much is still read after an answer that ends the connection
+_UNKNOWN: Final = 2**62  # more than any buffer holds
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
@@ -38,9 +39,9 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client. Its exchanges run strictly one after the other."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_eof", "_exchange", "_forwarding", "_left", "_paused", "_peer", "_phase",
-        "_port", "_requests", "_scanned", "_state", "_transport", "_trusted", "deadline_s", "keep_alive",
-        "write",
+        "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_left", "_paused", "_peer",
+        "_phase", "_port", "_requests", "_scanned", "_state", "_transport", "_trusted", "_unsent_bytes",
+        "deadline_s", "full", "keep_alive", "write",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState) -> None:
@@ -48,8 +49,11 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self.keep_alive = True
         self.deadline_s = 0.0
+        self.full = False  # it does not take its response as fast as that comes
+        self._unsent_bytes = _UNKNOWN  # at the last look, while somebody waits for it to shrink
         self._phase = _HEAD
         self._buffer = b""
+        self._empty_lines = 0  # skipped before the next request
         self._scanned = 0  # how far `_buffer` has been searched for the end of the head
         self._left = 0
         self._chunks: ChunkedReader | None = None
@@ -93,7 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         if self._phase == _BODY:
             self.keep_alive = False  # a rest of the request is still to come
-        if not self.keep_alive or self._eof:
+        if not self.keep_alive or (self._eof and not self._buffer):
             self._linger()
             return
         self._phase = _HEAD
@@ -143,11 +147,16 @@ class ClientConnection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         self.deadline_s = 0.0
+        unsent = self._transport.get_write_buffer_size()
+        if 0 < unsent < self._unsent_bytes:  # slow, but it does take its response
+            self._unsent_bytes = unsent
+            self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+            return
         phase, exchange = self._phase, self._exchange
-        if phase == _HEAD and not self._buffer:
+        if phase == _HEAD and not self._buffer and not unsent:
             self._phase = _OVER
             self._transport.close()
-        elif phase == _HEAD:
+        elif phase == _HEAD and self._buffer:
             self._refuse(HeadError(errors.HEAD_TIMEOUT, "the head did not arrive in time"))
         elif phase == _BODY and exchange is not None and not exchange.over:
             exchange.on_request_refused(errors.BODY_TIMEOUT, "the body stopped arriving")
@@ -190,7 +199,8 @@ class ClientConnection(asyncio.Protocol):
         self._eof = True
         exchange = self._exchange
         if exchange is None or exchange.over:
-            return False
+            # Whole requests that it has sent before may still wait for their turn (`_resume`).
+            return self._phase == _HEAD and bool(self._buffer) and not self._scanned
         if self._phase == _BODY:  # it will never be whole
             self._exchange = None
             self._phase = _OVER
@@ -200,11 +210,15 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # A client that takes nothing for as long as a silent one may say nothing is given up.
+        self.full = True
+        self._unsent_bytes = self._transport.get_write_buffer_size()
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
         if self._exchange is not None:
             self._exchange.on_client_full()
 
     def resume_writing(self) -> None:
+        self.full = False
+        self._unsent_bytes = _UNKNOWN
         if self._phase == _WAIT:
             self.deadline_s = 0.0
         if self._exchange is not None:
@@ -245,12 +259,15 @@ class ClientConnection(asyncio.Protocol):
                 if not self._scanned and data:
                     self.deadline_s = state.now_s + state.settings.timeouts.request_head_s
                 self._buffer, self._scanned = data, len(data)
+                if self._eof:  # it will never be whole
+                    self._linger()
                 return
             head = parse_request(data[:end], limits)
         except HeadError as exc:
             self._refuse(exc)
             return
         self._scanned = 0
+        self._empty_lines = 0
         self._buffer = b""
         self.deadline_s = 0.0
         self._requests += 1
@@ -324,10 +341,10 @@ class ClientConnection(asyncio.Protocol):
         return payload, ended
 
     def _skip_empty_lines(self, data: bytes) -> bytes:
-        for _ in range(_LEADING_EMPTY_LINES_MAX):
-            if data.startswith(b"\r\n"):
-                data = data[2:]
-                self._scanned = 0
+        while self._empty_lines < _LEADING_EMPTY_LINES_MAX and data.startswith(b"\r\n"):
+            data = data[2:]
+            self._empty_lines += 1
+            self._scanned = 0
         return data
 
     # Ends
@@ -342,6 +359,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close so that the last answer arrives: bytes still unread would turn the close into a reset."""
+        self.deadline_s = self._state.now_s + _LINGER_S
+        self._unsent_bytes = _UNKNOWN
         if self._eof:
             self._phase = _OVER
             self._transport.close()
@@ -349,7 +368,6 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _LINGER
         self._buffer = b""
         self._left = _LINGER_BYTES
-        self.deadline_s = self._state.now_s + _LINGER_S
         if self._paused:
             self._paused = False
             self._transport.resume_reading()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from proxy import errors
 from proxy.errors import BY_REASON, ErrorCode
 from proxy.link import scoreboard as sb
+from proxy.link.reports import Refused
 from proxy.policy.backends import Backend, Service, why_none
 from proxy.policy.balancing import pick, pick_another
 from proxy.policy.routing import AmbiguousPath
@@ -123,7 +124,7 @@ class Exchange:
         self.backend = self._held = backend
         backend.in_flight += 1
         self._tried.append(backend)
-        connection = pool.take(self._state, backend, must_live=self.head.method not in _IDEMPOTENT)
+        connection = pool.take(self._state, backend)
         if connection is None:
             self._state.tasks.create_task(pool.dial(self._state, backend, self), name="dial")
         else:
@@ -138,12 +139,18 @@ class Exchange:
     # What the pool and the backend's connection tell
 
     def on_connected(self, connection: UpstreamConnection) -> None:
+        backend = connection.backend
         if self.over:  # the client has left meanwhile
             pool.give_back(self._state, connection)
+        elif backend.removed or backend.row.suspended:  # meanwhile another task may answer there (rule 4)
+            connection.close()
+            self._try_elsewhere(errors.CONNECT_REFUSED)
         else:
             self._send_on(connection)
 
     def on_connect_failed(self, backend: Backend, error: ErrorCode) -> None:
+        if error is errors.CONNECT_REFUSED and backend.suspect_until_s <= self._state.now_s:
+            self._state.report(Refused(backend.service.name, backend.key))
         backend.suspect_until_s = self._state.now_s + _SUSPECT_S
         if not self.over:
             self._try_elsewhere(error)
@@ -158,13 +165,15 @@ class Exchange:
             error = errors.TASK_STOPPED_MIDFLIGHT
         else:
             error = errors.STALE_CONNECTION if connection.used else errors.CLOSED_BEFORE_RESPONSE
-        self.delivered_error = error
+        first, self.delivered_error = self.delivered_error is None, error
         if (
             not answered
+            and first  # what ends one task's connection may end every task's
             and self.request_ended
             and self._out_complete
             and self.head.method in _IDEMPOTENT
             and not self.head.expects_continue
+            and not self.head.upgrade
         ):
             if connection.used:
                 self._tried.remove(connection.backend)  # going stale says nothing against a backend
@@ -223,8 +232,8 @@ class Exchange:
         else:
             self._mode = _RAW
             client.keep_alive = False
-        if not self.request_ended or self._state.draining:
-            client.keep_alive = False
+        if not self.request_ended or request.upgrade or self._state.draining:
+            client.keep_alive = False  # what follows a declined upgrade may be no request (reliability S43)
         if not client.keep_alive:
             parts.append(b"Connection: close\r\n")
         elif not request.minor:
@@ -238,6 +247,8 @@ class Exchange:
             self._mode = _AS_IS
         self.status = head.status
         client.write(b"".join(parts))
+        if client.full:  # with an earlier response: nobody will say so a second time
+            self.on_client_full()
 
     def on_response_body(self, data: bytes) -> None:
         self.tx_bytes += len(data)
@@ -248,7 +259,7 @@ class Exchange:
         self._upstream = None
         if self._mode == _CHUNKS:
             self._client.write(LAST_CHUNK)
-        if reusable and self.request_ended:
+        if reusable and self.request_ended and (not self.head.length or connection.flushed):
             pool.give_back(self._state, connection)
         else:
             # An unread rest of the request on its way would be taken for the next one.

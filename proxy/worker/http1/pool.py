@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM))
 
 
-def take(state: WorkerState, backend: Backend, *, must_live: bool) -> UpstreamConnection | None:
+def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     """Return an idle connection to *backend*, or None.
 
-    With *must_live* (a request that could not be sent a second time) the socket is asked whether the
-    backend has closed it already: the loop may not have come to read that yet.
+    The socket is asked whether the backend has closed it or sent something unasked: the loop may not
+    have come to read that yet, and the next answer would be somebody else's.
     """
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
-        if must_live and _readable(connection.fileno):
+        if _readable(connection.fileno):
             connection.abort()
             continue
         state.head[sb.UPSTREAM_REUSES] += 1
@@ -70,9 +70,12 @@ async def dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None
         # Anything else (no route, network down, reset in the handshake) is a host not reached.
         error = errors.LOCAL_PORTS_EXHAUSTED if exc.errno in _EXHAUSTED else errors.CONNECT_TIMEOUT
     else:
-        state.head[sb.UPSTREAM_CONNECTS] += 1
-        exchange.on_connected(connection)
-        return
+        if not connection.is_own_echo():
+            state.head[sb.UPSTREAM_CONNECTS] += 1
+            exchange.on_connected(connection)
+            return
+        connection.abort()
+        error = errors.CONNECT_REFUSED
     exchange.on_connect_failed(backend, error)
 
 

@@ -49,6 +49,10 @@ class Tunnel:
         self._upstream = _End(self, upstream.release_transport())
         self._client.join(self._upstream)
         self._upstream.join(self._client)
+        if (
+            client.full
+        ):  # with an earlier response: it will say when it can take more, but not again that it cannot
+            self._upstream.transport.pause_reading()
         self.touch()
         state.watched.add(self)
         state.clients.add(self)
@@ -85,12 +89,13 @@ class Tunnel:
 class _End(asyncio.Protocol):
     """One side of a tunnel: what arrives here leaves over there."""
 
-    __slots__ = ("_other", "_tunnel", "_write", "received_bytes", "transport")
+    __slots__ = ("_other", "_tunnel", "_write", "ended", "received_bytes", "transport")
 
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
         self._tunnel = tunnel
         self.transport = transport
         self.received_bytes = 0
+        self.ended = False
         transport.set_protocol(self)
 
     def join(self, other: _End) -> None:
@@ -106,6 +111,10 @@ class _End(asyncio.Protocol):
         self._write(data)
 
     def eof_received(self) -> bool:
+        self.ended = True
+        if self._other.ended:
+            self._tunnel.end()
+            return False
         if self._other.transport.can_write_eof() and not self._other.transport.is_closing():
             self._other.transport.write_eof()
         return True  # the other direction may still have something to say

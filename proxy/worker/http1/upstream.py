@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.worker.http1.exchange import Exchange
 
 _IDLE, _HEAD, _BODY, _OVER = range(4)
+_BEGINNING: Final = b"HTTP/1."  # what does not begin like this is refused before it times out
 _INTERIM_MAX: Final = 8  # 1xx responses before the final one; more is an attack on our patience
 
 
@@ -24,8 +25,8 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a backend. It serves one exchange at a time, then rests in the pool."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_interim", "_left", "_phase", "_scanned", "_state", "_transport", "backend",
-        "deadline_s", "exchange", "fileno", "reusable", "used", "write",
+        "_buffer", "_chunks", "_interim", "_left", "_paused", "_phase", "_scanned", "_state", "_transport",
+        "backend", "deadline_s", "exchange", "fileno", "reusable", "used", "write",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, backend: Backend) -> None:
@@ -36,6 +37,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.used = False  # has served an exchange before: then it may have gone stale
         self.reusable = False  # as far as the response says
         self._phase = _IDLE
+        self._paused = False
         self._buffer = b""
         self._scanned = 0
         self._left = 0
@@ -52,6 +54,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_head_s
         self.write(data)
 
+    def is_own_echo(self) -> bool:
+        """Whether TCP has connected us to ourselves: on this host a dial to a dead port of the ephemeral
+        range can be given that very port as its source (simultaneous open, RFC 9293 section 3.5)."""
+        transport = self._transport
+        return bool(transport.get_extra_info("sockname") == transport.get_extra_info("peername"))
+
     def await_head(self) -> None:
         """Start the clock of the response head again: the request has only now been sent whole."""
         if self._phase == _HEAD:
@@ -62,15 +70,27 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self.used = True
         self._phase = _IDLE
+        if self._paused:  # for the sake of a client who is none of the next one's business
+            self._paused = False
+            self._transport.resume_reading()
         self.deadline_s = deadline_s
 
     def pause_reading(self) -> None:
-        self.deadline_s = 0.0  # the client is slow now, not the backend
-        self._transport.pause_reading()
+        if not self._paused and self._phase == _BODY:
+            self._paused = True
+            self.deadline_s = 0.0  # the client is slow now, not the backend
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
-        self._transport.resume_reading()
+        if self._paused:
+            self._paused = False
+            self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
+            self._transport.resume_reading()
+
+    @property
+    def flushed(self) -> bool:
+        """Whether the backend's kernel has all that was written."""
+        return not self._transport.get_write_buffer_size()
 
     def release_transport(self) -> asyncio.Transport:
         """Give the transport away (to a tunnel) and be finished."""
@@ -166,6 +186,8 @@ class UpstreamConnection(asyncio.Protocol):
             while True:
                 end = find_end(buffer, self._scanned, limits.response_head_bytes)
                 if end < 0:
+                    if not buffer.startswith(_BEGINNING[: len(buffer)]):
+                        raise HeadError(errors.RESPONSE_MALFORMED, "the status line is malformed")
                     self._buffer, self._scanned = buffer, len(buffer)
                     return
                 head = parse_response(buffer[:end], exchange.head.method, limits)

@@ -1,0 +1,55 @@
+"""Backends that refused a connection, until their source has said again that they run.
+
+A port that nobody listens on may be another task's a moment later, and that task's answer to a health
+check proves nothing about this one. So a check alone does not bring a refused backend back: the source
+must have been asked after the refusal, too, and still name it. A source that cannot be asked (an outage)
+does not hold a backend for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from discovery.model import Source
+from proxy.control.health.schedule import CheckId
+from proxy.policy.verdict import REFUSED, Verdict
+
+_HELD_S: Final = 10.0  # at most, where the source gives no answer
+
+UNCONFIRMED: Final = f"{REFUSED}; waiting until discovery confirms the task"
+
+
+class Doubts:
+    """Which backends are in doubt since when. Pure but for its clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since: dict[CheckId, tuple[float, Source]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
+    def add(self, check_id: CheckId, source: Source) -> None:
+        """Doubt a backend that *source* names."""
+        self._since[check_id] = (self._clock(), source)
+
+    def settle(self) -> bool:
+        """Drop the doubts that have been answered or have lasted too long; return whether there were any."""
+        now_s = self._clock()
+        settled = [
+            check_id
+            for check_id, (since_s, source) in self._since.items()
+            if now_s - since_s > _HELD_S
+            or (source.status.asked_s is not None and source.status.asked_s > since_s)
+        ]
+        for check_id in settled:
+            del self._since[check_id]
+        return bool(settled)
+
+    def apply(self, check_id: CheckId, verdict: Verdict | None) -> Verdict | None:
+        """Return *verdict*, or "not healthy" while the backend is in doubt."""
+        if verdict is None or not verdict.healthy or check_id not in self._since:
+            return verdict
+        return replace(verdict, healthy=False, reason=UNCONFIRMED)

@@ -1,0 +1,47 @@
+"""What a worker tells the control process, the other way along its link: a backend refused a connection.
+
+A refusal is the earliest sign that a task is gone, long before the API says so, and that its port may
+soon be another's. Reports are hints: one that does not fit into the link is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from discovery.model import BackendKey
+
+_BYTES_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nobody listened where this backend should."""
+
+    service: str
+    key: BackendKey
+
+
+def send(link: socket.socket, report: Refused) -> None:
+    """Send *report*, or nothing if the control process is far behind."""
+    with contextlib.suppress(BlockingIOError):
+        link.send(orjson.dumps([report.service, *report.key]))
+
+
+def receive(link: socket.socket) -> list[Refused]:
+    """Return the reports that wait in *link*. What cannot be read is left out."""
+    reports: list[Refused] = []
+    while True:
+        try:
+            message = link.recv(_BYTES_MAX)
+        except (BlockingIOError, ConnectionResetError):
+            return reports
+        if not message:
+            return reports
+        with contextlib.suppress(ValueError, TypeError):
+            service, task_arn, container, port = orjson.loads(message)
+            reports.append(Refused(service, BackendKey(task_arn, container, port)))
