@@ -90,9 +90,9 @@ async def test_the_built_in_app_serves_lingers_and_ends_with_0(
         stage.runtime.signal(pid, signal.SIGTERM)
         await ws.receive()
         assert ws.close_code == 1012
-    async with client.get(url) as answer:  # it still accepts
+    async with aiohttp.ClientSession() as keeping, keeping.get(url) as answer:  # it still accepts
         assert answer.status == 200
-        assert answer.headers["Connection"] == "close"
+        assert answer.headers["Connection"] == "close", "a pool must not keep it"
     async with await slow as answer:  # longer than it lingers
         assert answer.status == 200
     assert await stage.exit_of(pid) == 0
