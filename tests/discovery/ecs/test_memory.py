@@ -28,11 +28,11 @@ def live(memory: TaskMemory) -> dict[str, Task]:
 
 
 def test_older_copy_does_not_overwrite_a_newer_one() -> None:
-    memory = remembering(task(version=4, desiredStatus="STOPPED"))
+    memory = remembering(task(version=3))
 
-    memory.accept([task(version=3)], [], 1.0)
+    memory.accept([task(version=2, lastStatus="PENDING")], [], 1.0)
 
-    assert memory.live[0].desired_status == "STOPPED"
+    assert memory.live[0].last_status == "RUNNING"
 
 
 def test_stop_is_never_taken_back() -> None:
