@@ -91,7 +91,10 @@ def make_app(behaviour: Behaviour) -> web.Application:
         response.headers["X-Service"] = behaviour.service
         response.headers["X-Release"] = behaviour.release
         if site.stopping and not isinstance(response, web.WebSocketResponse):
-            response.force_close()  # tells pools to let go before the connection is closed under them
+            # Tells pools to let go before the connection is closed under them. aiohttp has settled
+            # its own headers by now, so that closing alone would come without a word.
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     app.on_response_prepare.append(sign)
     app.router.add_get("/", _root)
