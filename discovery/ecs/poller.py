@@ -79,7 +79,8 @@ class EcsPoller:
             except DiscoveryError as error:
                 failures += 1
                 self._failed(error)
-                delay_s = retry_delay_s(failures, self._rng)
+                # No hurry cuts this short: haste is what spends a budget that is spent already.
+                await self._sleep(retry_delay_s(failures, self._rng))
             else:
                 failures = 0
                 self._succeeded(started_s)
@@ -90,10 +91,10 @@ class EcsPoller:
                 # change is seen within one interval. A slow API is never asked without a pause.
                 period_s = self._interval_s * self._rng.uniform(0.8, 1.0)
                 delay_s = max(period_s - (self._clock() - started_s), _SHORTEST_PAUSE * self._interval_s)
-            await self._pause(delay_s)
+                await self._pause(delay_s)
 
     def hurry(self) -> None:
-        """Ask again soon: at once, or as early as the pause between two questions allows."""
+        """Ask again soon: as early as the shortest pause, or the back-off after an error, allows."""
         self._hurried.set()
 
     async def _pause(self, delay_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections import Counter
@@ -359,6 +360,44 @@ async def test_slow_answer_shortens_the_pause_but_never_to_nothing() -> None:
     await watched.run(nothing, nothing)
 
     assert all(0.1 * INTERVAL_S <= pause < 2.0 for pause in watched.slept)
+
+
+@pytest.mark.asyncio
+async def test_hurry_shortens_the_pause_but_no_back_off() -> None:
+    """A storm of refused connections must not keep asking an API whose budget is spent."""
+    watched = Watched()
+    throttled = DiscoveryError("throttled", "slow down")
+
+    def hurry() -> None:
+        watched.poller.hurry()
+
+    def hurry_and_fail() -> None:
+        watched.poller.hurry()
+        watched.api.errors = [("ListTasks", throttled)] * 3
+
+    await watched.run(hurry_and_fail, hurry, hurry)
+
+    backing_off = watched.slept[1:4]
+    assert backing_off[0] <= 0.5 < backing_off[1] <= 1.0 < backing_off[2] <= 2.0
+
+
+@pytest.mark.asyncio
+async def test_hurry_ends_a_pause_at_once_but_for_the_shortest() -> None:
+    watched = Watched()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds > 0.1 * INTERVAL_S:
+            watched.poller.hurry()
+            await asyncio.Event().wait()  # nothing but the hurry ends it
+        if len(slept) == 4:
+            raise _Enough
+
+    watched.poller._sleep = sleep
+    assert await watched.run() != []
+
+    assert slept[1] <= 0.1 * INTERVAL_S < slept[0]
 
 
 def test_retries_start_soon_and_end_at_a_minute() -> None:
