@@ -44,7 +44,7 @@ def main(
     except (DemoError, ProgramError) as exc:
         click.echo(f"anyport demo: {exc}", err=True)
     except asyncio.CancelledError:
-        click.echo("anyport demo: interrupted", err=True)
+        click.echo("anyport demo: interrupted before there was anything to sum up", err=True)
         code, keep = 130, False
     finally:
         logging.shutdown()

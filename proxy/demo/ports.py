@@ -41,6 +41,11 @@ def choose(listener: int) -> Ports:
     )
 
 
+def are_free(ports: Ports) -> bool:
+    """Return whether all of *ports* could be listened on now."""
+    return all(map(_is_free, (ports.listener, ports.metrics, ports.admin)))
+
+
 def _is_free(port: int) -> bool:
     # Both must be free: a listener on 0.0.0.0 is a rival for the loopback address too.
     return all(_can_bind(address, port) for address in (ADDRESS, "0.0.0.0"))

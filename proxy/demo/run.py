@@ -17,14 +17,16 @@ import click
 from rich.console import Console
 
 from discovery.simulator.simulator import Simulator
-from proxy.demo import ports, specs
+from proxy.demo import specs
 from proxy.demo.checks import check
 from proxy.demo.children import child, environment, tail, until
 from proxy.demo.cluster import INSTANCES, NAME, DemoCluster
 from proxy.demo.plain import PlainReporter
+from proxy.demo.ports import ADDRESS, Ports, are_free, choose
 from proxy.demo.screen import ScreenReporter
 from proxy.demo.show import Show
 from proxy.demo.specs import Spec
+from proxy.demo.table import Row
 from proxy.demo.tally import Score
 from proxy.demo.trial import try_out
 from proxy.demo.view import Reporter, View
@@ -32,6 +34,7 @@ from proxy.demo.watch import TableWatch
 from proxy.demo.wire import Plan, Target, encode_plan
 
 _SPEED: Final = 4.0  # the life cycle of tasks runs this much faster than on AWS
+_STARTS: Final = 3  # between looking for free ports and taking them another program may come
 _STARTS_WITHIN_S: Final = 60.0
 _ANYPORT_STOPS_WITHIN_S: Final = 8.0
 _LOAD_STOPS_WITHIN_S: Final = 5.0
@@ -43,20 +46,20 @@ class DemoError(Exception):
 
 @dataclass(slots=True)
 class _Stage:
-    """What stands once every task is routed."""
+    """A running anyport, and what is seen through it."""
 
-    cluster: DemoCluster
+    ports: Ports
     table: TableWatch
     anyport: asyncio.subprocess.Process
-    environment: dict[str, str]
 
 
 class Demo:
     """Make one and `run` it. *folder* gets the configuration and the logs."""
 
     def __init__(self, *, for_s: float | None, wanted: Sequence[Spec], port: int, folder: Path) -> None:
-        self._for_s, self._wanted, self._folder = for_s, tuple(wanted), folder
-        self._ports = ports.choose(port)
+        self._for_s, self._wanted, self._port, self._folder = for_s, tuple(wanted), port, folder
+        self._environment: dict[str, str] = {}
+        self._table: TableWatch | None = None  # of the anyport that runs now
         self._ended = asyncio.Event()
         self._on_air = False
         # An answer that has begun cannot be repeated; the built-in users only take such ones by POST.
@@ -71,16 +74,22 @@ class Demo:
             asyncio.CancelledError: On a signal before there is something to sum up, or on a second one.
         """
         self._catch_signals()
-        for note in self._ports.notes:
-            click.echo(note)
         self._wanted = await self._tried()
         names = ", ".join(spec.name for spec in self._wanted)
         click.echo(f"Starting an ECS cluster of {INSTANCES} instances in {INSTANCES} zones with {names} ...")
         async with AsyncExitStack() as stack:
-            stage = await self._set(stack)
-            await stack.enter_async_context(_checking(stage.cluster))
-            await self._until_all_is_routed(stage)
-            show = await self._perform(stage)
+            simulator, cluster = await self._make_cluster(stack)
+            await stack.enter_async_context(_checking(cluster))
+            for _ in range(_STARTS):
+                async with self._anyport(simulator) as stage:
+                    if await self._until_all_is_routed(stage, cluster):
+                        show = await self._perform(stage, cluster)
+                        break
+                click.echo("Another program took a port just then; starting anyport again ...")
+            else:
+                raise DemoError(
+                    f"a port was taken {_STARTS} times in a row: try again, or name one with --port"
+                )
         for line in show.summary():
             click.echo(line)
         return 0 if show.ended_well else 1
@@ -98,47 +107,56 @@ class Demo:
             tried.append(spec)
         return tuple(tried)
 
-    async def _set(self, stack: AsyncExitStack) -> _Stage:
-        """Start the cluster and anyport; *stack* will end them."""
+    async def _make_cluster(self, stack: AsyncExitStack) -> tuple[Simulator, DemoCluster]:
         output = stack.enter_context(self._log("tasks").open("w", buffering=1))
 
         def keep(task: str, line: str) -> None:
             output.write(f"{task}: {line}\n")
 
         simulator = await stack.enter_async_context(Simulator(speed=_SPEED, on_output=keep))
-        table = await stack.enter_async_context(TableWatch(_url(self._ports.admin)))
+        self._environment = environment(os.environ, simulator.environment)
         cluster = DemoCluster(
             simulator,
             self._wanted,
-            table=lambda: table.rows,
+            table=self._rows,
             on_kill=self._score.kills.append,
             rng=random.Random(),
         )
         await cluster.create()
+        return simulator, cluster
+
+    @asynccontextmanager
+    async def _anyport(self, simulator: Simulator) -> AsyncIterator[_Stage]:
+        """Run anyport on ports that are free now."""
+        chosen = choose(self._port)
+        for note in chosen.notes:
+            click.echo(note)
         config = self._folder / "config.toml"
         config.write_text(
             specs.config_toml(
                 endpoint_url=simulator.url,
                 region=simulator.environment["AWS_REGION"],
                 cluster=NAME,
-                listener=f"{ports.ADDRESS}:{self._ports.listener}",
-                metrics=f"{ports.ADDRESS}:{self._ports.metrics}",
-                admin=f"{ports.ADDRESS}:{self._ports.admin}",
+                listener=f"{ADDRESS}:{chosen.listener}",
+                metrics=f"{ADDRESS}:{chosen.metrics}",
+                admin=f"{ADDRESS}:{chosen.admin}",
             )
         )
-        env = environment(os.environ, simulator.environment)
-        anyport = await stack.enter_async_context(
+        async with (
+            TableWatch(_url(chosen.admin)) as table,
             child(
                 *(sys.executable, "-P", "-m", "proxy", "run", "--config", str(config)),
-                env=env,
+                env=self._environment,
                 log=self._log("anyport"),
                 stop_within_s=_ANYPORT_STOPS_WITHIN_S,
-            )
-        )
-        return _Stage(cluster, table, anyport, env)
+            ) as anyport,
+        ):
+            self._table = table
+            yield _Stage(chosen, table, anyport)
 
-    async def _until_all_is_routed(self, stage: _Stage) -> None:
-        cluster, anyport = stage.cluster, stage.anyport
+    async def _until_all_is_routed(self, stage: _Stage, cluster: DemoCluster) -> bool:
+        """Return True when users may come, False if anyport found one of its ports taken."""
+        anyport = stage.anyport
 
         def settled() -> bool:
             return anyport.returncode is not None or all(map(cluster.settled, cluster.base))
@@ -147,21 +165,24 @@ class Demo:
             routed = await until(settled, within_s=_STARTS_WITHIN_S)
         said = f"anyport's last lines:\n{tail(self._log('anyport'))}"
         if anyport.returncode is not None:
+            if not are_free(stage.ports):
+                return False
             raise DemoError(f"anyport ended with exit code {anyport.returncode}. {said}")
         if not routed:
             rows = [f"  {r.service} {r.task} {r.address}: {r.state} {r.reason}" for r in stage.table.rows]
             printed = f"the tasks' last lines:\n{tail(self._log('tasks'))}"
             troubles = "\n".join(["not every task is ready:", *cluster.troubles(), *rows, printed, said])
             raise DemoError(f"after {_STARTS_WITHIN_S:g} s {troubles}")
+        return True
 
-    async def _perform(self, stage: _Stage) -> Show:
+    async def _perform(self, stage: _Stage, cluster: DemoCluster) -> Show:
         view = View(
-            url=_url(self._ports.listener),
-            metrics_url=_url(self._ports.metrics),
-            admin_url=_url(self._ports.admin),
+            url=_url(stage.ports.listener),
+            metrics_url=_url(stage.ports.metrics),
+            admin_url=_url(stage.ports.admin),
             hosts=tuple(spec.host for spec in self._wanted),
             score=self._score,
-            release_of=stage.cluster.release_of,
+            release_of=cluster.release_of,
             for_s=self._for_s,
         )
         click.echo("Every task is routed. Join the users:")
@@ -170,13 +191,13 @@ class Demo:
         plan = Plan(url=view.url, targets=tuple(map(_target, self._wanted)))
         async with child(
             *(sys.executable, "-P", "-m", "proxy.demo.load", encode_plan(plan)),
-            env=stage.environment,
+            env=self._environment,
             log=self._log("users"),
             stop_within_s=_LOAD_STOPS_WITHIN_S,
             pipes=True,
         ) as users:
             show = Show(
-                *(view, stage.cluster, stage.table),
+                *(view, cluster, stage.table),
                 instances=INSTANCES,
                 anyport=stage.anyport,
                 users=users,
@@ -185,6 +206,9 @@ class Demo:
             self._on_air = True
             await show.run(_reporter(view))
         return show
+
+    def _rows(self) -> Sequence[Row]:
+        return self._table.rows if self._table is not None else ()
 
     def _catch_signals(self) -> None:
         """The first signal ends the show, if there is one yet; before it, or the second, ends everything."""
@@ -215,7 +239,7 @@ async def _checking(cluster: DemoCluster) -> AsyncIterator[None]:
 
 
 def _url(port: int) -> str:
-    return f"http://{ports.ADDRESS}:{port}"
+    return f"http://{ADDRESS}:{port}"
 
 
 def _reporter(view: View) -> Reporter:
