@@ -133,6 +133,9 @@ class Table:
             if backends.get(key) is not old:
                 old.removed = True
                 flush.append(old)
+        for name, old_service in self._services.items():
+            if services.get(name) is not old_service:
+                old_service.backends = old_service.eligible = ()  # for exchanges that still look for one
         for name, service in services.items():
             service.backends = tuple(members[name])
             ready = tuple(b for b in members[name] if b.ready)
