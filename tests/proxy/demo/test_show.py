@@ -194,3 +194,13 @@ async def test_the_table_watch_keeps_the_last_table_while_nobody_answers() -> No
     finally:
         await runner.cleanup()
     assert lines == ["web: + 1a2b3c4d ready on 127.0.1.1:32768", "web: 1a2b3c4d ready -> draining"]
+
+
+@pytest.mark.asyncio
+async def test_users_that_do_not_end_are_a_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.demo.show._USERS_END_WITHIN_S", 0.2)
+    deaf = f"import time; print({TICK!r}, end='', flush=True); time.sleep(1000)"
+    async with staged(tmp_path, users=deaf, for_s=0.5) as (show, _):
+        await shown(show)
+    assert not show.ended_well
+    assert "the users did not end within 0.2 s" in show.summary()
