@@ -2,13 +2,13 @@
 
 A port that nobody listens on may be another task's a moment later, and that task's answer to a health
 check proves nothing about this one. So a check alone does not bring a refused backend back: the source
-must have been asked after the refusal, too, and still name it. A source that cannot be asked (an outage)
-does not hold a backend for ever.
+must have been asked after the refusal, too, and still want it to run. A source that cannot be asked (an
+outage) does not hold a backend for ever. A task that was told to stop and refuses has stopped: it stays out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -35,15 +35,22 @@ class Doubts:
         """Doubt a backend that *source* names."""
         self._since[check_id] = (self._clock(), source)
 
-    def settle(self) -> bool:
-        """Drop the doubts that have been answered or have lasted too long; return whether there were any."""
+    def __contains__(self, check_id: CheckId) -> bool:
+        return check_id in self._since
+
+    def settle(self, draining: Mapping[CheckId, bool]) -> bool:
+        """Drop the doubts that have been answered or have lasted too long; return whether there were any.
+
+        *draining* says of each doubted backend that discovery still knows whether it was told to stop.
+        """
         now_s = self._clock()
-        settled = [
-            check_id
-            for check_id, (since_s, source) in self._since.items()
-            if now_s - since_s > _HELD_S
-            or (source.status.asked_s is not None and source.status.asked_s > since_s)
-        ]
+        settled = []
+        for check_id, (since_s, source) in self._since.items():
+            asked_s = source.status.asked_s
+            answered = asked_s is not None and asked_s > since_s
+            gone, stopping = check_id not in draining, draining.get(check_id, False)
+            if gone or (not stopping and (answered or now_s - since_s > _HELD_S)):
+                settled.append(check_id)
         for check_id in settled:
             del self._since[check_id]
         return bool(settled)

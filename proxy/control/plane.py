@@ -30,6 +30,7 @@ from proxy.policy.verdict import CheckResult, Verdict
 log = logging.getLogger("anyport.control")
 
 _SPACING_S = 0.02  # between two snapshots: a deploy of fifty tasks is a few tables, not fifty
+_DOUBT_S = 0.05  # between two looks at whether a refused backend has been confirmed
 _SOURCE_RETRY_S = 5.0
 
 
@@ -115,9 +116,11 @@ class ControlPlane:
         while True:
             await self._doubted.wait()
             while self._doubts:
-                if self._doubts.settle():
+                endpoints = ((e, (e.service, e.key)) for e in self._table.snapshot.endpoints)
+                draining = {check_id: e.draining for e, check_id in endpoints if check_id in self._doubts}
+                if self._doubts.settle(draining):
                     self._changed.set()
-                await self._sleep(_SPACING_S)
+                await self._sleep(_DOUBT_S)
             self._doubted.clear()
 
     def _verdict(self, service: str, key: BackendKey) -> Verdict | None:

@@ -50,15 +50,15 @@ class Backend:
 class Service:
     """A service and its backends. One object per name for as long as the name is in the table."""
 
-    __slots__ = ("backends", "counters", "eligible", "name", "retries", "slot")
+    __slots__ = ("answering", "backends", "counters", "eligible", "name", "retries", "slot")
 
     def __init__(self, name: str, slot: int, counters: memoryview[int]) -> None:
         self.name = name
         self.slot = slot
         self.counters = counters  # this worker's block of the scoreboard
-        # Who may take a new request: the ready ones or, where there is none, draining ones that still
-        # answer (a stopping task beats a 503). Computed when something changes, never per request.
-        self.eligible: tuple[Backend, ...] = ()
+        # Both computed when something changes, never per request.
+        self.eligible: tuple[Backend, ...] = ()  # may take a new request
+        self.answering: tuple[Backend, ...] = ()  # and those that may when `eligible` have failed it
         self.backends: tuple[Backend, ...] = ()
         self.retries = RetryBudget()
 
@@ -99,14 +99,14 @@ class Table:
     def __init__(self, counters_of: Callable[[int], memoryview[int]]) -> None:
         self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
         self._services: dict[str, Service] = {}
-        self._backends: dict[BackendKey, Backend] = {}
+        self._backends: dict[tuple[str, BackendKey], Backend] = {}  # a port may serve two services
         self.router: Router[Service] = compile_routes(())
         self.revision = 0
         self.loaded = False
 
-    def find(self, key: BackendKey) -> Backend | None:
-        """Return the backend of *key*, ready or not."""
-        return self._backends.get(key)
+    def find(self, service: str, key: BackendKey) -> Backend | None:
+        """Return the backend of *service* with *key*, ready or not."""
+        return self._backends.get((service, key))
 
     def apply(self, snapshot: TableSnapshot) -> list[Backend]:
         """Route by *snapshot* from now on.
@@ -120,14 +120,14 @@ class Table:
             if service is None or service.slot != row.slot:
                 service = Service(row.name, row.slot, self._counters_of(row.slot))
             services[row.name] = service
-        backends: dict[BackendKey, Backend] = {}
+        backends: dict[tuple[str, BackendKey], Backend] = {}
         flush: list[Backend] = []
         members: dict[str, list[Backend]] = {name: [] for name in services}
         for entry in snapshot.backends:
             if entry.service not in services:
                 continue
             backend = self._carry_over(entry, services[entry.service], flush)
-            backends[backend.key] = backend
+            backends[entry.service, backend.key] = backend
             members[entry.service].append(backend)
         for key, old in self._backends.items():
             if backends.get(key) is not old:
@@ -135,18 +135,19 @@ class Table:
                 flush.append(old)
         for name, old_service in self._services.items():
             if services.get(name) is not old_service:
-                old_service.backends = old_service.eligible = ()  # for exchanges that still look for one
+                # For exchanges that still look for one.
+                old_service.backends = old_service.answering = old_service.eligible = ()
         for name, service in services.items():
             service.backends = tuple(members[name])
-            ready = tuple(b for b in members[name] if b.ready)
-            service.eligible = ready or tuple(b for b in members[name] if b.answers)
+            service.answering = _answering(members[name])
+            service.eligible = tuple(b for b in members[name] if b.ready) or service.answering
         self._services, self._backends = services, backends
         self.router = compile_routes((row.hosts, row.path, services[row.name]) for row in snapshot.services)
         self.revision, self.loaded = snapshot.revision, snapshot.loaded
         return flush
 
     def _carry_over(self, row: BackendRow, service: Service, flush: list[Backend]) -> Backend:
-        backend = self._backends.get(BackendKey(row.task_arn, row.container, row.container_port))
+        backend = self.find(row.service, BackendKey(row.task_arn, row.container, row.container_port))
         if (
             backend is None
             or backend.service is not service
@@ -158,6 +159,17 @@ class Table:
             if not backend.ready:
                 flush.append(backend)
         return backend
+
+
+def _answering(backends: Sequence[Backend]) -> tuple[Backend, ...]:
+    """Return the backends that may serve: the ready ones, and draining ones while others are on their way.
+
+    In a deploy the last old task may be stopping before the first new one has passed its check; until
+    then a stopping task beats a 503. Where nothing else is to come, "stop" means stop.
+    """
+    if all(b.row.draining for b in backends):
+        return ()
+    return tuple(b for b in backends if b.answers)
 
 
 def why_none(backends: Sequence[Backend]) -> str:

@@ -314,8 +314,7 @@ class Exchange:
         if self.attempts < settings.attempts and service.retries.take(
             state.now_s, percent=settings.budget_percent, minimum_per_s=settings.budget_minimum
         ):
-            candidates = [b for b in service.backends if b.answers]
-            candidate = pick_another(candidates, self._tried, state.now_s, state.random)
+            candidate = pick_another(service.answering, self._tried, state.now_s, state.random)
             if candidate is not None:
                 service.counters[sb.RETRIES] += 1
                 self._try(candidate)

@@ -34,6 +34,9 @@ class _Clock:
         return self.now_s
 
 
+RUNNING = {CHECK: False}
+
+
 @pytest.fixture
 def clock() -> _Clock:
     return _Clock()
@@ -46,7 +49,7 @@ def test_a_passed_check_is_not_enough_while_the_source_has_not_been_asked_again(
     doubts.add(CHECK, source)
     clock.now_s = 101.0
 
-    assert not doubts.settle()
+    assert not doubts.settle(RUNNING)
     found = doubts.apply(CHECK, HEALTHY)
     assert found is not None
     assert (found.healthy, found.reason) == (False, UNCONFIRMED)
@@ -57,7 +60,7 @@ def test_a_complete_answer_to_a_later_question_ends_the_doubt(clock: _Clock) -> 
     doubts.add(CHECK, source)
     source.status.asked_s = 100.5
 
-    assert doubts.settle()
+    assert doubts.settle(RUNNING)
     assert not doubts
     assert doubts.apply(CHECK, HEALTHY) is HEALTHY
 
@@ -68,8 +71,21 @@ def test_a_source_that_does_not_answer_does_not_hold_a_backend_for_ever(clock: _
     doubts.add(CHECK, source)
     clock.now_s = 111.0
 
-    assert doubts.settle()
+    assert doubts.settle(RUNNING)
     assert doubts.apply(CHECK, HEALTHY) is HEALTHY
+
+
+def test_a_stopping_task_that_refuses_has_stopped(clock: _Clock) -> None:
+    """For a while the API still shows it, draining; whoever answers at its port now is somebody else."""
+    doubts, source = Doubts(clock), _Source()
+    doubts.add(CHECK, source)
+    source.status.asked_s = clock.now_s = 200.0
+
+    assert not doubts.settle({CHECK: True})
+    found = doubts.apply(CHECK, HEALTHY)
+    assert found is not None
+    assert not found.healthy
+    assert doubts.settle({}), "gone from the table, it needs no doubt any more"
 
 
 def test_others_are_not_touched(clock: _Clock) -> None:
