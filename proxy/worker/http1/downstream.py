@@ -97,7 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         if self._phase == _BODY:
             self.keep_alive = False  # a rest of the request is still to come
-        if not self.keep_alive or (self._eof and not self._buffer):
+        if not self.keep_alive or ((self._eof or self._state.draining) and not self._buffer):
             self._linger()
             return
         self._phase = _HEAD
@@ -131,11 +131,14 @@ class ClientConnection(asyncio.Protocol):
     # What the worker asks for
 
     def drain(self) -> None:
-        """End after the exchange under way; at once if there is none."""
-        self.keep_alive = False
-        if self._exchange is None and self._phase == _HEAD and not self._buffer:
+        """End after the exchange under way and what waits behind it; at once if there is none."""
+        if self._exchange is not None or self._phase != _HEAD or self._buffer:
+            return
+        if self._requests:
             self._phase = _OVER
             self._transport.close()
+        else:  # the first request of a connection just accepted is on its way
+            self.deadline_s = self._state.now_s + _LINGER_S
 
     def abort(self) -> None:
         """Drop the connection: the drain deadline has passed."""
