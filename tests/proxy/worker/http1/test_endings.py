@@ -1,0 +1,267 @@
+"""When one side ends, stalls or says too much: the other side must see it, and nobody else may."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.link import scoreboard as sb
+from tests.kit.backends import Visit, after_request, answering, resetting, stalling
+from tests.kit.stage import Stage
+from tests.kit.wire import Truncated, request, response
+from tests.kit.workers import wait_for
+
+CUT = (Truncated, ConnectionError)
+
+
+@pytest.mark.parametrize("end", [after_request, resetting])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+    ],
+)
+def test_a_response_cut_short_is_visibly_cut(stage: Stage, end: type, sent: bytes) -> None:
+    """Rule 8, F11 and F12: no padding, no last chunk; a cache or a script must not take it for whole."""
+    stage.serve(end(sent))
+    client = stage.client()
+    client.send(request())
+    with pytest.raises(CUT):
+        client.read_response()
+    stage.wait_failure("response_truncated")
+    wait_for(stage.settled, "nothing in flight")
+
+
+def test_a_body_until_close_that_ends_with_a_reset_does_not_look_complete(stage: Stage) -> None:
+    """S49 and F13: only a FIN is its end."""
+    stage.serve(resetting(b"HTTP/1.1 200 OK\r\n\r\nabc"))
+    client = stage.client()
+    client.send(request())
+    with pytest.raises(CUT):
+        client.read_response()
+    stage.wait_failure("response_truncated")
+
+
+def test_an_http_1_0_client_sees_a_reset_where_the_body_was_cut(stage: Stage) -> None:
+    """It has neither chunks nor a length: a plain FIN would be the end of a whole body."""
+    stage.serve(resetting(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"))
+    client = stage.client()
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    with pytest.raises(ConnectionResetError):
+        client.read_to_end()
+
+
+def test_broken_chunks_in_the_middle_of_a_response_cut_it(stage: Stage) -> None:
+    """What has been sent cannot be taken back; what follows must not be invented."""
+
+    def script(visit: Visit) -> None:
+        visit.read_request()
+        visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        visit.backend.going.wait(10)
+        visit.send(b"zz\r\n")
+
+    backend = stage.serve(script)
+    client = stage.client()
+    client.send(request())
+    client.read_until(b"abc\r\n")
+    backend.going.set()
+    with pytest.raises(CUT):
+        client.read_until(b"0\r\n\r\n")
+    stage.wait_failure("response_truncated")
+
+
+def test_a_response_that_falls_silent_is_cut(stage: Stage) -> None:
+    """F23."""
+    stage.serve(stalling(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"), response_idle_s=0.3)
+    client = stage.client()
+    client.send(request())
+    with pytest.raises(CUT):
+        client.read_response()
+    stage.wait_failure("response_idle")
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("extra", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
+def test_bytes_behind_a_response_never_become_an_answer(stage: Stage, extra: bytes, gap: bool) -> None:
+    """S46, S47 and F17: the next request, whoever's it is, gets a clean connection."""
+    step = 0.002 if gap else 0.0
+
+    def script(visit: Visit) -> None:
+        while True:
+            got = visit.read_request()
+            answer = response(got.start.split()[1])
+            if not gap:
+                visit.send(answer + extra)
+            else:
+                visit.send(answer)
+                visit.backend.going.wait(step)
+                visit.send(extra)
+
+    backend = stage.serve(script)
+    client = stage.client()
+    for number in range(20):
+        client.send(request(f"/{number}"))
+        assert client.read_response().body == b"/%d" % number
+        if gap:
+            wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == 0, "the connection is discarded")
+    assert len(backend.visits) == 20
+
+
+@pytest.mark.parametrize(
+    ("method", "sent"),
+    [
+        ("HEAD", response(b"body")),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody"),
+    ],
+)
+def test_a_body_that_must_not_be_there_goes_nowhere(stage: Stage, method: str, sent: bytes) -> None:
+    """S41 and F19: it is neither delivered nor read as the next answer."""
+    backend = stage.serve(answering(sent))
+    client = stage.client()
+    for _ in range(3):
+        client.send(request(method=method))
+        assert client.read_response(method).body == b""
+        assert client.buffer == b""
+    assert len(backend.visits) == 3
+
+
+def test_unsolicited_bytes_on_an_idle_connection_discard_it(stage: Stage) -> None:
+    """S47: many servers send "408 Request Timeout" before they close an idle connection."""
+    backend = stage.serve(
+        after_request(response(b"ok"), b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    )
+    for _ in range(5):
+        assert stage.ask(request()).body == b"ok"
+        wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == 0, "the connection is discarded")
+    assert len(backend.visits) == 5
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_connection_closed_while_idle_is_not_used(stage: Stage, method: str) -> None:
+    """F7: with a short keep-alive of the backend this happens all day, also to a POST."""
+    backend = stage.serve(after_request(response(b"ok")))
+    client = stage.client()
+    for _ in range(30):
+        client.send(request(method=method))
+        assert client.read_response().body == b"ok"
+        wait_for(lambda: backend.visits[-1].sock.fileno() < 0, "the backend has closed")
+    assert len(backend.visits) == 30
+    assert stage.cell(sb.REQUESTS + sb.METHODS.index(method) * len(sb.CODE_CLASSES) + 2) == 30
+
+
+def test_a_client_that_resets_cancels_what_the_backend_does(stage: Stage) -> None:
+    """F32: nobody reads the answer, so nobody should compute it."""
+
+    def script(visit: Visit) -> None:
+        visit.read_request()
+        with pytest.raises((Truncated, ConnectionError)):
+            visit.read_exactly(1)
+        visit.backend.going.set()
+
+    backend = stage.serve(script)
+    client = stage.client()
+    client.send(request())
+    wait_for(lambda: backend.touched == 1, "the backend has the request")
+    client.reset()
+    assert backend.going.wait(2)
+    stage.wait_failure("client_gone")
+    wait_for(stage.settled, "nothing in flight")
+
+
+def test_a_client_that_resets_in_its_upload_cancels_it(stage: Stage) -> None:
+    """F32: half a body must not be taken for a whole one."""
+
+    def script(visit: Visit) -> None:
+        with pytest.raises((Truncated, ConnectionError)):
+            visit.read_request()
+        visit.backend.going.set()
+
+    backend = stage.serve(script)
+    client = stage.client()
+    client.send(request("/", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n")
+    wait_for(lambda: backend.touched == 1, "the backend has the head")
+    client.reset()
+    assert backend.going.wait(2)
+    stage.wait_failure("client_gone")
+
+
+def test_a_malformed_chunk_in_the_middle_of_an_upload_cancels_it(stage: Stage) -> None:
+    """Rule 5: 400 for the client, and a visible cut for the backend."""
+
+    def script(visit: Visit) -> None:
+        with pytest.raises((Truncated, ConnectionError)):
+            visit.read_request()
+        visit.backend.going.set()
+
+    backend = stage.serve(script)
+    client = stage.client()
+    client.send(request("/", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n")
+    wait_for(lambda: backend.touched == 1, "the backend has the head")
+    client.send(b"3\nabc\r\n0\r\n\r\n" + request("/smuggled"))
+    assert client.read_response().status == 400
+    assert client.at_end()
+    assert backend.going.wait(2)
+    assert backend.requests == []
+
+
+BIG = 300_000
+
+
+def test_a_slow_reader_gets_the_whole_of_a_last_response(stage: Stage) -> None:
+    """The time to linger is for bytes of the client; what is still on its way to it has its own."""
+    size = 7_000_000
+    stage.serve(answering(response(b"x" * size)), buffer_bytes=2 * size)
+    client = stage.client(receive_buffer_bytes=4096)
+    client.keep_received = False
+    client.send(request("/", "Connection: close"))
+    wait_for(lambda: stage.cell(sb.RESPONSE_BYTES) == size, "the exchange is over")
+    _let_pass_s(stage, 2.75)
+    assert len(client.read_to_end().partition(b"\r\n\r\n")[2]) == size
+
+
+def _let_pass_s(stage: Stage, duration_s: float) -> None:
+    """Return once the worker's own clock has moved on so far."""
+    until_ms = stage.worker.head(sb.HEARTBEAT_MS) + duration_s * 1000
+    wait_for(lambda: stage.worker.head(sb.HEARTBEAT_MS) >= until_ms, f"{duration_s} s of the worker's clock")
+
+
+def test_a_backends_connection_is_read_again_after_a_slow_client(stage: Stage) -> None:
+    """Paused for one client's sake, it must not stay deaf for the next one."""
+    backend = stage.serve(answering(response(b"x" * BIG)), response_head_s=2.0)
+    slow = stage.client(receive_buffer_bytes=4096)
+    slow.send(request() * 40)
+    wait_for(lambda: len(backend.requests) > 2, "the backend answers")
+    other = stage.client()
+    for _ in range(5):
+        other.send(request())
+        assert other.read_response().body == b"x" * BIG
+    assert stage.failures("response_timeout") == 0
+
+
+def test_a_client_that_reads_nothing_is_given_up(stage: Stage) -> None:
+    """F30: it holds a connection of the backend, and memory here."""
+    stage.serve(answering(response(b"x" * 30_000_000)), request_body_s=0.5)
+    client = stage.client(receive_buffer_bytes=4096)
+    client.keep_received = False
+    client.send(request())
+    stage.wait_failure("client_gone")
+    with pytest.raises(CUT):
+        client.read_response()
+    wait_for(stage.settled, "nothing in flight")
+
+
+@pytest.mark.parametrize("lines", [(), ("Connection: close",)])
+def test_a_client_that_leaves_the_end_of_a_response_unread_is_given_up(
+    stage: Stage, lines: tuple[str, ...]
+) -> None:
+    """F30: also where the exchange is over and only our buffer still holds the rest."""
+    before = stage.worker.head(sb.CLIENTS)
+    stage.serve(
+        answering(response(b"x" * 6_000_000)), request_body_s=1.0, client_idle_s=1.0, buffer_bytes=8_000_000
+    )
+    client = stage.client(receive_buffer_bytes=4096)
+    client.send(request("/", *lines))
+    wait_for(lambda: stage.cell(sb.RESPONSE_BYTES) == 6_000_000, "the exchange is over")
+    wait_for(lambda: stage.worker.head(sb.CLIENTS) == before, "the client is gone")
