@@ -99,7 +99,7 @@ class _Half(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer: _Half | None = None
         self._early = b""  # came before there was a peer
-        self._early_eof = False
+        self._eof = False
         self._open = open_halves
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,11 +116,12 @@ class _Half(asyncio.Protocol):
             self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
+        self._eof = True
         if self.peer is None:
-            self._early_eof = True
-        elif self.peer.transport and not self.peer.transport.is_closing():
+            return True  # `join` will pass it on
+        if self.peer.transport and not self.peer.transport.is_closing():
             self.peer.transport.write_eof()
-        return True  # half-closed: the answer may still come
+        return not self.peer._eof  # half-closed: the answer may still come
 
     def join(self, peer: _Half) -> None:
         """Pass everything to *peer* from now on, and what came before."""
@@ -131,8 +132,8 @@ class _Half(asyncio.Protocol):
             self.data_received(self._early)
             self._early = b""
             self.transport.resume_reading()
-        if self._early_eof:
-            self.eof_received()
+        if self._eof and not self.eof_received():
+            self.transport.close()
 
     def pause_writing(self) -> None:
         if self.peer and self.peer.transport:
