@@ -75,17 +75,22 @@ class RetryBudget:
         self._requests = 0
         self._retries = 0
 
-    def note_request(self) -> None:
+    def note_request(self, now_s: float) -> None:
+        window = int(now_s / self._WINDOW_S)
+        if window != self._window:
+            self._turn_to(window)
         self._requests += 1
+
+    def _turn_to(self, window: int) -> None:
+        self._requests = self._requests // 2 if window == self._window + 1 else 0
+        self._retries = 0
+        self._window = window
 
     def take(self, now_s: float, *, percent: float, minimum_per_s: int) -> bool:
         """Return whether one more retry fits into the budget, and take it."""
         window = int(now_s / self._WINDOW_S)
         if window != self._window:
-            recent = window == self._window + 1
-            self._requests = self._requests // 2 if recent else 0
-            self._retries = 0
-            self._window = window
+            self._turn_to(window)
         allowed = max(minimum_per_s * self._WINDOW_S, self._requests * percent / 100)
         if self._retries >= allowed:
             return False

@@ -86,7 +86,7 @@ class Exchange:
             return
         self.service = service
         service.counters[sb.IN_FLIGHT] += 1
-        service.retries.note_request()
+        service.retries.note_request(state.now_s)
         if not service.eligible:
             self._fail(BY_REASON[why_none(service.backends)])
             return
