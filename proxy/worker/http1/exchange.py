@@ -311,8 +311,16 @@ class Exchange:
         assert service is not None
         self._leave_backend()
         settings = state.settings.retries
-        if self.attempts < settings.attempts and service.retries.take(
-            state.now_s, percent=settings.budget_percent, minimum_per_s=settings.budget_minimum
+        # Dials that nobody answers cost the client their whole timeout: two are enough.
+        slow = error is errors.CONNECT_TIMEOUT and (
+            time.perf_counter() - self.started_s > 1.5 * state.settings.timeouts.connect_s
+        )
+        if (
+            not slow
+            and self.attempts < settings.attempts
+            and service.retries.take(
+                state.now_s, percent=settings.budget_percent, minimum_per_s=settings.budget_minimum
+            )
         ):
             candidate = pick_another(service.answering, self._tried, state.now_s, state.random)
             if candidate is not None:
