@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 import pytest
 
@@ -55,6 +56,22 @@ def test_an_unanswered_handshake_is_tried_elsewhere(stage: Stage) -> None:
         assert (answer.status, words(answer)) == (503, ("connect_timeout", ["delivered=no", "attempts=1"]))
         for filler in fillers:
             filler.close()
+
+
+def test_where_nobody_answers_the_client_does_not_wait_for_every_task(stage: Stage) -> None:
+    """F4: two unanswered handshakes, 4 s with the default timeout, then the truth."""
+    with ExitStack() as stack:
+        ports = []
+        for _ in range(5):
+            deaf = stack.enter_context(socket.socket())
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen(0)
+            for _ in range(4):
+                stack.enter_context(_start_connect(deaf.getsockname()))
+            ports.append(deaf.getsockname()[1])
+        stage.route(*ports, connect_s=0.3)
+        answer = stage.ask(request())
+        assert (answer.status, words(answer)) == (503, ("connect_timeout", ["delivered=no", "attempts=2"]))
 
 
 def _start_connect(address: tuple[str, int]) -> socket.socket:
