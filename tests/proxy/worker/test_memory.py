@@ -16,6 +16,7 @@ from tests.kit.wire import request, response
 from tests.kit.workers import WorkerProcess, wait_for
 
 LARGE = 50_000_000
+SMALL, SMALL_COUNT = 200_000, 30  # together more than the kernel buffers, each one read of the worker
 GROWTH_BYTES_MAX = 12_000_000  # far below what one side leaves unread, far above noise
 
 
@@ -106,19 +107,21 @@ def test_a_pipeline_of_large_responses_is_held_back_too(alone: Stage) -> None:
     big = response(b"x" * LARGE)
 
     def script(visit: Visit) -> None:
-        for size in (150_000, 150_000, 150_000):
+        for _ in range(SMALL_COUNT):
             visit.read_request()
-            visit.send(response(b"x" * size))
+            visit.send(response(b"x" * SMALL))
         visit.read_request()
         visit.send(big)
 
     alone.serve(script, buffer_bytes=4096)
+    assert alone.ask(request(target="*", method="OPTIONS")).status == 204
     before = _rss_bytes(alone)
-    client = alone.client(receive_buffer_bytes=4096)
+    client = alone.client(receive_buffer_bytes=65_536)
     client.keep_received = False
-    client.send(request() * 4)
+    client.send(request() * (SMALL_COUNT + 1))
     assert _settled_rss_bytes(alone) - before < GROWTH_BYTES_MAX
-    assert [len(client.read_response().body) for _ in range(4)] == [150_000] * 3 + [LARGE]
+    sizes = [len(client.read_response().body) for _ in range(SMALL_COUNT + 1)]
+    assert sizes == [SMALL] * SMALL_COUNT + [LARGE]
 
 
 def test_requests_sent_ahead_wait_in_the_clients_own_buffers(alone: Stage) -> None:

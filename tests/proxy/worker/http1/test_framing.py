@@ -33,6 +33,7 @@ REFUSED = {
     "S25 line end in quotes": b'3;a="\r\n"\r\nabc\r\n0\r\n\r\n',
     "S25 extensions of 17 KB": (b"1;" + b"e" * 250 + b"\r\na\r\n") * 70 + b"0\r\n\r\n",
     "S26 data too long": b"3\r\nabcd\r\n0\r\n\r\n",
+    "S26 two other bytes behind the data": b"3\r\nabcde0\r\n\r\n",
     "S26 data without CRLF": b"3\r\nabc0\r\n\r\n",
     "S27 malformed trailer": b"0\r\nX y\r\n\r\n",
     "S27 folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
