@@ -101,6 +101,17 @@ class ClientConnection(asyncio.Protocol):
             self._linger()
             return
         self._phase = _HEAD
+        if self.full:
+            self._hold_back()
+        else:
+            self._go_on()
+
+    def _hold_back(self) -> None:
+        """Take no request while the client does not take its answers: they would pile up here."""
+        self.pause_reading()
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+
+    def _go_on(self) -> None:
         self.resume_reading()
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_idle_s
         if self._buffer:
@@ -159,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
         if phase == _HEAD and not self._buffer and not unsent:
             self._phase = _OVER
             self._transport.close()
-        elif phase == _HEAD and self._buffer:
+        elif phase == _HEAD and self._buffer and not self.full:
             self._refuse(HeadError(errors.HEAD_TIMEOUT, "the head did not arrive in time"))
         elif phase == _BODY and exchange is not None and not exchange.over:
             exchange.on_request_refused(errors.BODY_TIMEOUT, "the body stopped arriving")
@@ -218,6 +229,8 @@ class ClientConnection(asyncio.Protocol):
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
         if self._exchange is not None:
             self._exchange.on_client_full()
+        elif self._phase == _HEAD:
+            self._hold_back()
 
     def resume_writing(self) -> None:
         self.full = False
@@ -226,6 +239,8 @@ class ClientConnection(asyncio.Protocol):
             self.deadline_s = 0.0
         if self._exchange is not None:
             self._exchange.on_client_drained()
+        elif self._phase == _HEAD:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -248,7 +263,7 @@ class ClientConnection(asyncio.Protocol):
     # The request
 
     def _resume(self) -> None:
-        if self._phase == _HEAD and self._exchange is None and self._buffer:
+        if self._phase == _HEAD and self._exchange is None and self._buffer and not self.full:
             self._on_head_bytes(self._buffer)
 
     def _on_head_bytes(self, data: bytes) -> None:
