@@ -124,6 +124,20 @@ def test_a_pipeline_of_large_responses_is_held_back_too(alone: Stage) -> None:
     assert sizes == [SMALL] * SMALL_COUNT + [LARGE]
 
 
+def test_answers_that_nobody_reads_do_not_pile_up(alone: Stage) -> None:
+    """Each of them is small enough to come in one read; there is only no end of them."""
+    size, count = 20_000, 3_000
+    backend = alone.serve(answering(response(b"x" * size)))
+    assert alone.ask(request(target="*", method="OPTIONS")).status == 204
+    before = _rss_bytes(alone)
+    client = alone.client(receive_buffer_bytes=65_536)
+    client.keep_received = False
+    client.send(request() * count)
+    assert _settled_rss_bytes(alone) - before < GROWTH_BYTES_MAX
+    assert len(backend.requests) < count
+    assert [len(client.read_response().body) for _ in range(count)] == [size] * count
+
+
 def test_requests_sent_ahead_wait_in_the_clients_own_buffers(alone: Stage) -> None:
     """S43: a pipeline is read no further than a head's worth while an answer is under way."""
 
