@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from proxy.link import reports, snapshots
 from proxy.link import scoreboard as sb
@@ -18,6 +18,7 @@ from proxy.link.scoreboard import Scoreboard
 from proxy.worker.accesslog import AccessLogWriter
 from proxy.worker.http1 import pool
 from proxy.worker.http1.downstream import ClientConnection
+from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
 
 _STDOUT: Final = 1
@@ -69,9 +70,9 @@ class Worker:
         loop.add_reader(self._link.fileno(), self._on_link)
         loop.add_reader(given.lifeline, self._on_lifeline)
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        loop.add_signal_handler(
-            signal.SIGINT, lambda: None
-        )  # a terminal's Ctrl-C is the supervisor's to answer
+        # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.set_exception_handler(self.on_bug)
         ticking = state.tasks.create_task(self._tick(), name="tick")
         servers = [
             await loop.create_server(lambda: ClientConnection(state), sock=socket.socket(fileno=fd))
@@ -86,8 +87,15 @@ class Worker:
 
     async def _tick(self) -> None:
         while True:
-            self._state.tick()
+            try:
+                self._state.tick()
+            except Exception as exc:  # of one connection; the others still need their deadlines
+                record_bug(self._state, exc)
             await asyncio.sleep(TICK_S)
+
+    def on_bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what a callback has raised: the loop has closed its connection, the worker goes on."""
+        record_bug(self._state, context.get("exception") or RuntimeError(context["message"]))
 
     def _on_link(self) -> None:
         newest = snapshots.receive_newest(self._link)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from bisect import bisect_left
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
 from proxy.worker.state import WorkerState
@@ -20,6 +22,7 @@ _METHOD_CELL: Final = {
 }
 _OTHER_CELL: Final = _METHOD_CELL[b"OTHER"]
 _TEXT_MAX: Final = 1024  # characters of a field that a client chooses
+_TRACE_MAX: Final = 8192
 
 
 def record(state: WorkerState, exchange: Exchange) -> None:
@@ -56,6 +59,13 @@ def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id
                 "detail": detail,
             }
         )
+
+
+def record_bug(state: WorkerState, bug: BaseException) -> None:
+    """Count and log a mistake of ours, with where it happened. The worker goes on."""
+    state.no_service[sb.FAILURES + errors.INTERNAL.slot] += 1
+    trace = "".join(traceback.format_exception(bug))
+    state.log.add({"time": _now(), "error": str(errors.INTERNAL), "trace": trace[-_TRACE_MAX:]})
 
 
 def _line(exchange: Exchange, elapsed_s: float) -> dict[str, Any]:

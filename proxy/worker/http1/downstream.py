@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import struct
-from functools import lru_cache
 from typing import Final, cast
 
 from proxy import errors
 from proxy.link import scoreboard as sb
 from proxy.worker.http1 import replies
 from proxy.worker.http1.exchange import Exchange
+from proxy.worker.http1.forwarding import forwarding_headers, forwarding_through, within
 from proxy.worker.http1.framing import ChunkedReader, FramingError
-from proxy.worker.http1.head import (
-    CHUNKED,
-    HeadError,
-    RequestHead,
-    find_end,
-    parse_request,
-)
+from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
 from proxy.worker.record import record_refusal
 from proxy.worker.state import WorkerState
 
@@ -69,7 +62,7 @@ class ClientConnection(asyncio.Protocol):
         return b"".join((
             b"%b %b HTTP/1.1\r\n" % (head.method, head.target),
             head.fields if head.host else head.fields + b"Host: \r\n",
-            self._forwarding if not self._trusted else self._forwarding_for(head),
+            forwarding_through(head, self._peer, self._port) if self._trusted else self._forwarding,
             b"X-Request-Id: %b\r\n" % request_id,
             b"" if not length and head.method not in (b"POST", b"PUT", b"PATCH")
             else b"Transfer-Encoding: chunked\r\n" if length == CHUNKED
@@ -190,10 +183,10 @@ class ClientConnection(asyncio.Protocol):
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self._peer: str = peer[0] if peer else ""
         self._port: int = local[1] if local else 0
-        self._trusted = bool(state.settings.trusted_proxies) and _within(
+        self._trusted = bool(state.settings.trusted_proxies) and within(
             self._peer, state.settings.trusted_proxies
         )
-        self._forwarding = _forwarding(self._peer, b"http", self._port)
+        self._forwarding = forwarding_headers(self._peer, self._port)
         buffer_bytes = state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
         self.deadline_s = state.now_s + state.settings.timeouts.client_idle_s
@@ -398,28 +391,3 @@ class ClientConnection(asyncio.Protocol):
             state.clients.discard(self)
             state.watched.discard(self)
             state.head[sb.CLIENTS] -= 1
-
-    def _forwarding_for(self, head: RequestHead) -> bytes:
-        """Return the forwarding headers of a request that came through a proxy we trust."""
-        known = head.forwarded_for
-        proto = head.forwarded_proto.lower()
-        lines = _forwarding(self._peer, proto if proto in (b"http", b"https") else b"http", self._port)
-        return lines.replace(b"X-Forwarded-For: ", b"X-Forwarded-For: %b, " % known, 1) if known else lines
-
-
-def _forwarding(peer: str, proto: bytes, port: int) -> bytes:
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %d\r\n" % (
-        peer.encode(),
-        proto,
-        port,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _within(peer: str, networks: tuple[str, ...]) -> bool:
-    """Return whether the address *peer* lies in one of *networks*, given as CIDRs."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -273,6 +273,18 @@ class Exchange:
     def on_upstream_drained(self) -> None:
         self._client.resume_reading()
 
+    def on_bug(self) -> None:
+        """We have made a mistake that is logged already: end what it has left unfinished."""
+        if self.over:
+            return
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        if self.status:
+            self._cut(errors.INTERNAL)
+        else:
+            self._fail(errors.INTERNAL, keep=False)
+
     # What the client's connection tells
 
     def on_client_full(self) -> None:

@@ -12,6 +12,7 @@ from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
 from proxy.policy.backends import Backend
 from proxy.worker.http1.upstream import UpstreamConnection
+from proxy.worker.record import record_bug
 from proxy.worker.state import WorkerState
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def flush(backend: Backend) -> None:
 
 async def dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
     """Connect to *backend* and tell *exchange* how that went."""
+    try:
+        await _dial(state, backend, exchange)
+    except Exception as exc:
+        # A mistake of ours. It must end this exchange, and not the task group with everybody in it.
+        record_bug(state, exc)
+        exchange.on_bug()
+
+
+async def _dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
     error: ErrorCode
     try:
         async with asyncio.timeout(state.settings.timeouts.connect_s):
