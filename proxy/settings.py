@@ -55,7 +55,7 @@ class Limits:
 class Retries:
     """Within which bounds a request that reached no backend is tried elsewhere."""
 
-    attempts: Count = 5  # in all, each on another backend while there are others
+    attempts: Count = 3  # in all, each on another backend while there are others
     budget_percent: Annotated[float, Gt(0)] = 10.0  # of a service's requests in the last 10 s ...
     budget_minimum: Count = 10  # ... and never less than this many per second
 

@@ -163,6 +163,11 @@ class Exchange:
             return
         if self._stopped():
             error = errors.TASK_STOPPED_MIDFLIGHT
+        elif answered:
+            error, self.detail = (
+                errors.RESPONSE_MALFORMED,
+                "the connection ended before the response head was whole",
+            )
         else:
             error = errors.STALE_CONNECTION if connection.used else errors.CLOSED_BEFORE_RESPONSE
         first, self.delivered_error = self.delivered_error is None, error
@@ -179,7 +184,7 @@ class Exchange:
                 self._tried.remove(connection.backend)  # going stale says nothing against a backend
             self._try_elsewhere(error)
         else:
-            self._fail(error)
+            self._fail(error, self.detail)
 
     def on_upstream_timeout(self, *, in_body: bool) -> None:
         self._upstream = None

@@ -155,6 +155,7 @@ def test_after_one_byte_of_an_answer_there_is_no_second_attempt(
     stage.route(*backends)
     answer = stage.ask(request())
     assert answer.status == 502
+    assert words(answer)[0] == "response_malformed"  # X01 is kept for "not one byte"
     assert sum(len(b.requests) for b in backends) == 1
 
 
