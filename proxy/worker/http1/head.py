@@ -51,6 +51,11 @@ _NOT_NOMINABLE: Final = frozenset(
         b"x-request-id",
     )
 )  # fmt: skip
+_CONNECTION_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b""))
+# What nearly every Connection header says: taking it apart anew costs more than the rest of a response.
+_USUAL_CONNECTION: Final = {
+    value: frozenset((value.lower(),)) for value in (b"keep-alive", b"Keep-Alive", b"close", b"Upgrade")
+}
 _HOP: Final = (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"http2-settings")
 
 
@@ -367,6 +372,9 @@ def _only_chunked(coding: bytes, minor: bool) -> None:
 
 
 def _connection_tokens(value: bytes) -> frozenset[bytes]:
+    usual = _USUAL_CONNECTION.get(value)
+    if usual is not None:
+        return usual
     return frozenset(token.strip(b" \t") for token in value.lower().split(b","))
 
 
@@ -374,7 +382,7 @@ def _nominated(
     lines: list[bytes], tokens: frozenset[bytes], error: ErrorCode = errors.BAD_REQUEST
 ) -> list[int]:
     """Return which lines the Connection header wants removed (RFC 9110 section 7.6.1)."""
-    names = tokens - {b"close", b"keep-alive", b"upgrade", b""}
+    names = tokens - _CONNECTION_OPTIONS
     if not names:
         return []
     if names & _NOT_NOMINABLE:
