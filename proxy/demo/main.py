@@ -11,6 +11,10 @@ from pathlib import Path
 
 import click
 
+from discovery.simulator.aws import MotoFailure
+from discovery.simulator.network import NoAddressError
+from discovery.simulator.runtime import RuntimeFailure
+from discovery.simulator.simulator import SimulatorError
 from proxy.demo import specs
 from proxy.demo.run import Demo, DemoError
 from proxy.demo.trial import ProgramError
@@ -41,7 +45,7 @@ def main(
     try:
         code = asyncio.run(Demo(for_s=for_s, wanted=wanted, port=port, folder=folder).run())
         keep = code != 0
-    except (DemoError, ProgramError) as exc:
+    except (DemoError, ProgramError, SimulatorError, NoAddressError, MotoFailure, RuntimeFailure) as exc:
         click.echo(f"anyport demo: {exc}", err=True)
     except asyncio.CancelledError:
         click.echo("anyport demo: interrupted before there was anything to sum up", err=True)
