@@ -36,6 +36,7 @@ fmt: setup       ## mend the style
 
 type: setup      ## mypy --strict
 	$(BIN)/mypy
+	$(BIN)/mypy bench/run.py
 
 bench: setup     ## side by side with the peers that are installed
 	$(BIN)/python bench/run.py $(ARGS)
