@@ -124,6 +124,14 @@ def test_what_an_answered_source_lacks_is_gone_while_others_are_still_silent() -
     assert table(knowledge(services=(), pending=["ecs:other"]), base).backends == ()
 
 
+def test_a_static_address_the_configuration_no_longer_names_is_gone_while_a_cluster_is_silent() -> None:
+    old = replace(endpoint("x", service="old"), task_arn="static:10.0.0.1:9")
+    base = table(knowledge(old, answered=["static"], pending=["ecs:prod"]))
+
+    assert kept_rows(knowledge(pending=["static", "ecs:prod"]), base) == base.backends
+    assert kept_rows(knowledge(pending=["ecs:prod"]), base) == ()
+
+
 def test_an_address_given_to_another_task_is_not_kept() -> None:
     base = before(endpoint("a", service="old"))
     heir = replace(endpoint("x"), task_arn="static:10.0.0.1:32768")
