@@ -165,7 +165,7 @@ class Supervisor:
         alive = [child for child in self._children if child.process is not None]
         if not alive:
             return True
-        if [child.name for child in alive] == ["control"] and len(alive[0].signals) < 2:
+        if [child.name for child in alive] == ["control"] and alive[0].signals.count(signal.SIGTERM) < 2:
             self._signal(signal.SIGTERM, "control")
         if now_s - self._stopping_since_s > self._drain_s + _KILL_AFTER_S:
             self._signal(signal.SIGKILL, "")
