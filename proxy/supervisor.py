@@ -15,14 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from proxy.link import snapshots
 from proxy.link.scoreboard import Scoreboard
 
-_HEALTHY_AFTER_S: Final = 5.0  # a child that lived this long is started again at once
-_BACKOFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th start of one that did not
+_HEALTHY_AFTER_S: Final = 3.0  # a child that lived this long is started again at once
+_BACKOFF_S: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)  # before the n-th start of one that did not
 _KILL_AFTER_S: Final = 5.0  # beyond the drain time
 
 
@@ -43,7 +43,7 @@ class _Child:
     started_s: float = 0.0
     failures: int = 0
     start_at_s: float = 0.0
-    signals: list[int] = field(default_factory=list)  # sent so far
+    stops: int = 0  # SIGTERMs sent to this process: the second one means at once
 
 
 class Supervisor:
@@ -132,7 +132,7 @@ class Supervisor:
                     pass_fds=[fd for fd in fds if fd >= 0],
                     stdin=subprocess.DEVNULL,
                 )
-                child.started_s = now_s
+                child.started_s, child.stops = now_s, 0
 
     def _reap(self, now_s: float) -> None:
         for child in self._children:
@@ -165,7 +165,7 @@ class Supervisor:
         alive = [child for child in self._children if child.process is not None]
         if not alive:
             return True
-        if [child.name for child in alive] == ["control"] and alive[0].signals.count(signal.SIGTERM) < 2:
+        if [child.name for child in alive] == ["control"] and alive[0].stops < 2:
             self._signal(signal.SIGTERM, "control")
         if now_s - self._stopping_since_s > self._drain_s + _KILL_AFTER_S:
             self._signal(signal.SIGKILL, "")
@@ -175,7 +175,7 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and child.name.startswith(only):
                 child.process.send_signal(number)
-                child.signals.append(number)
+                child.stops += number == signal.SIGTERM
 
     def _wait_s(self, now_s: float) -> float | None:
         if self._stopping_since_s:

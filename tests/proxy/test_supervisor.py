@@ -136,6 +136,17 @@ def test_sigterm_finishes_what_is_in_flight_and_leaves_no_process(tmp_path: Path
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_reload_does_not_delay_the_end(tmp_path: Path, hello: int) -> None:
+    """Signals are counted to know when to press; a SIGHUP of an hour ago is no request to stop."""
+    with Anyport(tmp_path, _config(hello)) as anyport:
+        anyport.wait_ready()
+        anyport.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "configuration reloaded" in anyport.log, "the reload")
+        anyport.process.send_signal(signal.SIGTERM)
+
+        assert anyport.process.wait(4) == 0  # less than the drain time and the grace after it
+
+
 def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path, hello: int) -> None:
     """Otherwise the next start would find the port taken by orphans."""
     with Anyport(tmp_path, _config(hello)) as anyport:
