@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
 from discovery.model import BackendKey, Endpoint, Snapshot
 from proxy.control.health.check import Target
@@ -14,7 +14,6 @@ from proxy.policy.verdict import NOT_CHECKED, Verdict, carried
 from proxy.settings import WorkerSettings
 
 State = Literal["ready", "draining", "down"]
-STATIC: Final = "static"
 
 
 def state(row: BackendRow) -> State:
@@ -98,17 +97,15 @@ def kept_rows(known: Knowledge, base: TableSnapshot) -> tuple[BackendRow, ...]:
 
 def _unspoken(row: BackendRow, known: Knowledge) -> bool:
     owner = source_of(row.task_arn)
-    if owner in known.answered:
-        return False
-    if owner == STATIC and owner not in known.pending:
-        return False  # the configuration names no such server any more, and nobody else can tell
-    return owner in known.pending or row.service not in known.facts.services
+    if owner:
+        return owner in known.pending  # else it has answered, or the configuration has let go of it
+    return row.service not in known.facts.services
 
 
 def source_of(task_arn: str) -> str:
     """Return the name of the source that a task comes from, "" if its ARN does not tell (the old format)."""
     if task_arn.startswith("static:"):
-        return STATIC
+        return "static"
     parts = task_arn.split("/")
     return f"ecs:{parts[1]}" if len(parts) == 3 else ""
 

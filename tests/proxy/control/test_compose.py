@@ -132,6 +132,14 @@ def test_a_static_address_the_configuration_no_longer_names_is_gone_while_a_clus
     assert kept_rows(knowledge(pending=["ecs:prod"]), base) == ()
 
 
+def test_a_cluster_the_configuration_no_longer_names_is_gone_while_another_is_silent() -> None:
+    """Its service may be named by nobody else, so no other answer would ever remove it."""
+    base = before(endpoint("a", service="old"))
+    silent = knowledge(services=(), answered=(), pending=["ecs:other"])
+
+    assert kept_rows(silent, base) == ()
+
+
 def test_an_address_given_to_another_task_is_not_kept() -> None:
     base = before(endpoint("a", service="old"))
     heir = replace(endpoint("x"), task_arn="static:10.0.0.1:32768")
