@@ -147,7 +147,7 @@ async def test_changes_are_seen_by_the_first_poll_that_starts_after_them(scene: 
     changes: dict[tuple[str, str], int] = {}  # (task, state) to the complete polls before it
 
     def hear(event: Event) -> None:
-        if event.detail_type == "ECS Task State Change":
+        if event.detail_type == "ECS Task State Change" and event.cluster == scene.cluster:
             detail = event.detail
             state = "STOPPING" if detail["desiredStatus"] == "STOPPED" else detail["lastStatus"]
             changes.setdefault((detail["taskArn"], state), scene.poller.status.refreshes)
