@@ -70,11 +70,11 @@ def _cannot_bind(address: str, where: str, section: str, exc: OSError) -> StartE
         "EACCES": "ports below 1024 need the capability NET_BIND_SERVICE",
         "EADDRNOTAVAIL": "this machine has no such address",
     }
-    name = errno_name(exc)
+    name = _errno_name(exc)
     return StartError(f"cannot listen on {address} ({where})", hints.get(name, exc.strerror or name))
 
 
-def errno_name(exc: OSError) -> str:
+def _errno_name(exc: OSError) -> str:
     """Return the symbolic name of the error number of *exc*, or its class name."""
     return errno.errorcode.get(exc.errno or 0, type(exc).__name__)
 

@@ -29,10 +29,6 @@ def short(reference: str) -> str:
     return reference.rsplit("/", 1)[-1]
 
 
-def account_of(arn: str) -> str:
-    return arn.split(":")[4]
-
-
 def service_of(group: str) -> str:
     """The service a task group belongs to, "" for a task of no service."""
     return group.removeprefix("service:") if group.startswith("service:") else ""
