@@ -25,6 +25,7 @@ class Timeouts:
     connect_s: Seconds = 2.0  # TCP handshake with one backend
     response_head_s: Seconds = 60.0  # request sent to response head
     response_idle_s: Seconds = 60.0  # no byte of a response body
+    tls_handshake_s: Seconds = 10.0  # TLS handshake with a client, from the accepted connection on
     request_head_s: Seconds = 10.0  # first byte to end of a request head, absolute
     request_body_s: Seconds = 30.0  # no byte of a request body
     client_idle_s: Seconds = 75.0  # keep-alive client connection with nothing in flight
@@ -41,6 +42,7 @@ class Limits:
 
     request_line_bytes: Bytes = 8 * 1024
     request_head_bytes: Bytes = 32 * 1024
+    request_header_bytes: Bytes = 16 * 1024  # of one line
     request_headers: Count = 100
     response_head_bytes: Bytes = 64 * 1024
     response_headers: Count = 200
@@ -72,6 +74,25 @@ class AccessLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate with its chain, and where its key is. The key itself never leaves its file."""
+
+    cert: str  # PEM file, absolute path: the certificate, then its chain
+    key: str  # PEM file
+    fingerprint: str = ""  # SHA-256 of what `cert` holds, in hex: a new one means read the files again
+    names: tuple[str, ...] = ()  # the hosts it is for, in lower case: "a.example.com", "*.example.com"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSettings:
+    """How connections that come in at one address begin."""
+
+    address: str = ""  # as the configuration has it
+    tls: tuple[Certificate, ...] = ()  # (): no TLS; the first one is for clients that ask for no other
+    proxy_protocol: bool = False  # each connection begins with a PROXY header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """Everything above, as it crosses the link."""
 
@@ -79,4 +100,5 @@ class WorkerSettings:
     limits: Limits = Limits()
     retries: Retries = Retries()
     access_log: AccessLog = AccessLog()
+    listeners: tuple[ListenerSettings, ...] = ()  # in the order of the listening sockets
     trusted_proxies: tuple[str, ...] = ()  # CIDRs whose X-Forwarded-* are believed and appended to

@@ -23,7 +23,7 @@ def documented() -> dict[tuple[str, ...], str]:
     found: dict[tuple[str, ...], str] = {}
     table: tuple[str, ...] = ()
     for line in TEXT.splitlines():
-        header = re.match(r"\[+([a-z_.]+)\]+", line)
+        header = re.match(r"(?:# )?\[+([a-z_.]+)\]+", line)
         if header:
             table = tuple(header[1].split("."))
             found[table] = line

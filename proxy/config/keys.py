@@ -30,6 +30,10 @@ _ALIASES: Final = {
     "upstreams": "static",
     "servers": "static",
     "bind": "address",
+    "certificate": "cert",
+    "cert_file": "cert",
+    "private_key": "key",
+    "key_file": "key",
 }
 _NO_HOST_PORT: Final = (
     "write `port`, the port inside the container: anyport finds the random host port itself"
@@ -69,7 +73,8 @@ def title(section: Names) -> str:
     if not section:
         return "the top of the file"
     key = known().get(section)
-    return f"[[{section[0]}]]" if key is not None and key.kind == "tables" else f"[{'.'.join(section)}]"
+    name = ".".join(section)
+    return f"[[{name}]]" if key is not None and key.kind == "tables" else f"[{name}]"
 
 
 def suggest(unknown: Names) -> str:

@@ -8,7 +8,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from proxy.config import text
 from proxy.config.text import split_address
-from proxy.settings import AccessLog, Limits, Retries, Timeouts, WorkerSettings
+from proxy.settings import (
+    AccessLog,
+    Certificate,
+    Limits,
+    ListenerSettings,
+    Retries,
+    Timeouts,
+    WorkerSettings,
+)
 
 __all__ = ["Config", "split_address"]
 
@@ -23,10 +31,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Tls(_Section):
+    """One certificate of a listener, and its key: PEM files."""
+
+    cert: Annotated[str, AfterValidator(text.file)]
+    key: Annotated[str, AfterValidator(text.file)]
+
+
 class Listener(_Section):
     """A fixed address clients connect to."""
 
     address: Address = "0.0.0.0:8080"
+    proxy_protocol: bool = False  # connections begin with a PROXY header, from `trusted_proxies` only
+    tls: tuple[Tls, ...] = ()  # (): HTTP; else the first is the one for clients that ask for no other
+
+    def settings(self) -> ListenerSettings:
+        """Return the part that crosses the link, before anybody has looked into the files."""
+        return ListenerSettings(
+            address=self.address,
+            tls=tuple(Certificate(cert=pair.cert, key=pair.key) for pair in self.tls),
+            proxy_protocol=self.proxy_protocol,
+        )
 
 
 class Metrics(_Section):
@@ -117,5 +142,6 @@ class Config(_Section):
             limits=self.limits,
             retries=self.retries,
             access_log=self.access_log,
+            listeners=tuple(listener.settings() for listener in self.listener),
             trusted_proxies=self.trusted_proxies,
         )

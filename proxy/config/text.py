@@ -109,6 +109,15 @@ def name(text: str) -> str:
     return text
 
 
+def file(text: str) -> str:
+    """Return *text* if it can be the path of a file."""
+    if "-----BEGIN" in text:
+        raise ValueError("write the path of the file, not what is in it")
+    if not text.strip() or "\0" in text:
+        raise ValueError('a file is named by its path, such as "/etc/anyport/tls/web.pem"')
+    return text
+
+
 def endpoint_url(text: str) -> str:
     """Return *text* if it is "" or an http(s) address."""
     if text and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):

@@ -16,7 +16,15 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.settings import AccessLog, Limits, Retries, Timeouts, WorkerSettings
+from proxy.settings import (
+    AccessLog,
+    Certificate,
+    Limits,
+    ListenerSettings,
+    Retries,
+    Timeouts,
+    WorkerSettings,
+)
 
 _NUMBER: Final = struct.Struct("!Q")
 _FORMAT: Final = 1  # of the encoding; a worker and a control process of different versions must notice
@@ -103,8 +111,14 @@ def _settings(raw: dict[str, Any]) -> WorkerSettings:
         limits=Limits(**raw["limits"]),
         retries=Retries(**raw["retries"]),
         access_log=AccessLog(**raw["access_log"]),
+        listeners=tuple(_listener(listener) for listener in raw["listeners"]),
         trusted_proxies=tuple(raw["trusted_proxies"]),
     )
+
+
+def _listener(raw: dict[str, Any]) -> ListenerSettings:
+    tls = tuple(Certificate(**{**pair, "names": tuple(pair["names"])}) for pair in raw["tls"])
+    return ListenerSettings(**{**raw, "tls": tls})
 
 
 def seal(data: bytes) -> int:
