@@ -3,16 +3,22 @@
 A snapshot is written once into a sealed memory file; the link carries only its descriptor and its
 number. So a slow worker holds nobody up, nothing can change under a reader, and the supervisor keeps
 the newest one for whoever starts next, even while the control process is down.
+
+It is a line of JSON for what there is one of, then one for each service and each backend. So it can be
+read a few rows at a time, and a row that is the same as in the snapshot before need not be parsed at all.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
+import mmap
 import os
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -25,9 +31,10 @@ from proxy.settings import (
     Timeouts,
     WorkerSettings,
 )
+from proxy.steps import ROWS_PER_STEP, Steps, finish, release
 
 _NUMBER: Final = struct.Struct("!Q")
-_FORMAT: Final = 1  # of the encoding; a worker and a control process of different versions must notice
+_FORMAT: Final = 2  # of the encoding; a worker and a control process of different versions must notice
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -81,28 +88,100 @@ class SnapshotError(Exception):
 
 def encode(snapshot: TableSnapshot) -> bytes:
     """Return *snapshot* as bytes that `decode` reads."""
-    return orjson.dumps({"format": _FORMAT, "table": snapshot})
+    first = {
+        "format": _FORMAT,
+        "revision": snapshot.revision,
+        "loaded": snapshot.loaded,
+        "settings": snapshot.settings,
+        "services": len(snapshot.services),
+        "backends": len(snapshot.backends),
+    }
+    lines = (first, *snapshot.services, *snapshot.backends)
+    return b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
 
 
 def decode(data: bytes) -> TableSnapshot:
     """Return the snapshot in *data*; raise `SnapshotError` if it is not one of this format."""
-    try:
-        outer = orjson.loads(data)
-        if outer["format"] != _FORMAT:
-            raise SnapshotError(f"snapshot format {outer['format']!r}, this version reads {_FORMAT}")
-        table = outer["table"]
-        return TableSnapshot(
-            revision=table["revision"],
-            loaded=table["loaded"],
-            services=tuple(
-                ServiceRow(name=s["name"], slot=s["slot"], hosts=tuple(s["hosts"]), path=s["path"])
-                for s in table["services"]
-            ),
-            backends=tuple(BackendRow(**row) for row in table["backends"]),
-            settings=_settings(table["settings"]),
-        )
-    except (ValueError, KeyError, TypeError) as exc:
-        raise SnapshotError(f"not a table snapshot: {exc}") from exc
+    return finish(Decoder().lines(io.BytesIO(data).readline))
+
+
+R = TypeVar("R", ServiceRow, BackendRow)
+
+
+class Decoder:
+    """Reads one snapshot after the other. What stays the same between two stays the same object."""
+
+    def __init__(self) -> None:
+        self._services: dict[bytes, ServiceRow] = {}  # by their lines in the newest snapshot
+        self._backends: dict[bytes, BackendRow] = {}
+
+    def file(self, fd: int) -> Steps[TableSnapshot]:
+        """Read what the memory file *fd* holds, as `lines` does."""
+        try:
+            # Private: not every kernel maps a sealed file shared, not even to read it.
+            content = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        except ValueError as exc:
+            raise SnapshotError("not a table snapshot: empty") from exc
+        with content:
+            return (yield from self.lines(content.readline))
+
+    def lines(self, read_line: Callable[[], bytes]) -> Steps[TableSnapshot]:
+        """Return a snapshot in steps; raise `SnapshotError` if the lines are not one of this format."""
+        try:
+            first = orjson.loads(read_line())
+            if first["format"] != _FORMAT:
+                raise SnapshotError(f"snapshot format {first['format']!r}, this version reads {_FORMAT}")
+            settings = _settings(first["settings"])
+            services = yield from _rows(read_line, first["services"], self._services, _service)
+            backends = yield from _rows(read_line, first["backends"], self._backends, _backend)
+            if read_line():
+                raise SnapshotError("not a table snapshot: more lines than announced")
+            snapshot = TableSnapshot(
+                revision=first["revision"],
+                loaded=first["loaded"],
+                services=tuple(row for _, row in services),
+                backends=tuple(row for _, row in backends),
+                settings=settings,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise SnapshotError(f"not a table snapshot: {exc}") from exc
+        self._services = yield from _replaced(self._services, services)
+        self._backends = yield from _replaced(self._backends, backends)
+        return snapshot
+
+
+def _rows(
+    read_line: Callable[[], bytes], count: int, known: dict[bytes, R], make: Callable[[dict[str, Any]], R]
+) -> Steps[list[tuple[bytes, R]]]:
+    rows = []
+    for index in range(count):
+        if not index % ROWS_PER_STEP:
+            yield
+        line = read_line()
+        rows.append((line, known.get(line) or make(orjson.loads(line))))
+    return rows
+
+
+def _replaced(old: dict[bytes, R], rows: list[tuple[bytes, R]]) -> Steps[dict[bytes, R]]:
+    """Return *rows* as a dict, and let go of *old*."""
+    new = {}
+    for index, (line, row) in enumerate(rows):
+        if not index % ROWS_PER_STEP:
+            yield
+        new[line] = row
+    garbage = list(old.items())
+    old.clear()
+    yield from release(garbage)
+    yield from release(rows)
+    return new
+
+
+def _service(raw: dict[str, Any]) -> ServiceRow:
+    return ServiceRow(**{**raw, "hosts": tuple(raw["hosts"])})
+
+
+def _backend(raw: dict[str, Any]) -> BackendRow:
+    return BackendRow(**raw)
 
 
 def _settings(raw: dict[str, Any]) -> WorkerSettings:

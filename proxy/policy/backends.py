@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from discovery.model import BackendKey
-from proxy.link.snapshots import BackendRow, TableSnapshot
-from proxy.policy.routing import Router, compile_routes
+from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
+from proxy.policy.routing import Router, compile_routes, compiled
+from proxy.steps import ROWS_PER_STEP, Steps, finish, release
 
 
 class Backend:
@@ -103,6 +104,7 @@ class Table:
 
     def __init__(self, counters_of: Callable[[int], memoryview[int]]) -> None:
         self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
+        self._rows: tuple[ServiceRow, ...] = ()
         self._services: dict[str, Service] = {}
         self._backends: dict[tuple[str, BackendKey], Backend] = {}  # a port may serve two services
         self.router: Router[Service] = compile_routes(())
@@ -119,39 +121,79 @@ class Table:
         Returns the backends whose idle connections must be closed: gone, moved, or not to be used for
         new requests any more. Exchanges under way keep their backend object and are not disturbed.
         """
-        services: dict[str, Service] = {}
-        for row in snapshot.services:
+        flush: list[Backend] = []
+        finish(self.steps(snapshot, flush.append))
+        return flush
+
+    def steps(self, snapshot: TableSnapshot, flush: Callable[[Backend], None]) -> Steps[None]:
+        """Do what `apply` does in steps, and hand what it would return to *flush*.
+
+        The next table is made beside the one in use and swapped in within one step: whoever looks in
+        between sees the one or the other. One snapshot must be finished before the next one begins.
+        """
+        drafts = yield from self._drafts(snapshot.services)
+        backends: dict[tuple[str, BackendKey], Backend] = {}
+        changed: list[tuple[Backend, BackendRow]] = []
+        for index, row in enumerate(snapshot.backends):
+            if not index % ROWS_PER_STEP:
+                yield
+            draft = drafts.get(row.service)
+            if draft is None:
+                continue
+            backend = self._carry_over(row, draft.service)
+            if row is not backend.row and row != backend.row:
+                changed.append((backend, row))
+            backends[row.service, backend.key] = backend
+            draft.add(backend, row)
+        gone = []
+        for index, (key, backend) in enumerate(self._backends.items()):
+            if not index % ROWS_PER_STEP:
+                yield
+            if backends.get(key) is not backend:
+                gone.append(backend)
+        router = self.router
+        if snapshot.services != self._rows:
+            rules = ((row.hosts, row.path, drafts[row.name].service) for row in snapshot.services)
+            router = yield from compiled(rules)
+        yield
+        # The swap: no step ends within it, and it is a few assignments for each object.
+        garbage: list[list[Any]] = [list(self._backends), gone, changed]
+        services = {name: draft.service for name, draft in drafts.items()}
+        for name, old in self._services.items():
+            if services.get(name) is not old:
+                # For exchanges that still look for one.
+                old.backends = old.answering = old.eligible = ()
+        for draft in drafts.values():
+            draft.publish()
+        for backend in gone:
+            backend.removed = True
+        for index, (backend, row) in enumerate(changed):
+            changed[index] = (backend, backend.row)  # kept until it is freed below, in steps
+            backend.row = row
+        self._services, self._backends = services, backends
+        self.router, self._rows = router, snapshot.services
+        self.revision, self.loaded = snapshot.revision, snapshot.loaded
+        yield
+        # After it: what nobody uses any more is closed, then freed.
+        for index, backend in enumerate(gone + [b for b, _ in changed if not b.ready]):
+            if not index % ROWS_PER_STEP:
+                yield
+            flush(backend)
+        for pile in garbage:
+            yield from release(pile)
+
+    def _drafts(self, rows: Sequence[ServiceRow]) -> Steps[dict[str, _Draft]]:
+        drafts: dict[str, _Draft] = {}
+        for index, row in enumerate(rows):
+            if not index % ROWS_PER_STEP:
+                yield
             service = self._services.get(row.name)
             if service is None or service.slot != row.slot:
                 service = Service(row.name, row.slot, self._counters_of(row.slot))
-            services[row.name] = service
-        backends: dict[tuple[str, BackendKey], Backend] = {}
-        flush: list[Backend] = []
-        members: dict[str, list[Backend]] = {name: [] for name in services}
-        for entry in snapshot.backends:
-            if entry.service not in services:
-                continue
-            backend = self._carry_over(entry, services[entry.service], flush)
-            backends[entry.service, backend.key] = backend
-            members[entry.service].append(backend)
-        for key, old in self._backends.items():
-            if backends.get(key) is not old:
-                old.removed = True
-                flush.append(old)
-        for name, old_service in self._services.items():
-            if services.get(name) is not old_service:
-                # For exchanges that still look for one.
-                old_service.backends = old_service.answering = old_service.eligible = ()
-        for name, service in services.items():
-            service.backends = tuple(members[name])
-            service.answering = _answering(members[name])
-            service.eligible = tuple(b for b in members[name] if b.ready) or service.answering
-        self._services, self._backends = services, backends
-        self.router = compile_routes((row.hosts, row.path, services[row.name]) for row in snapshot.services)
-        self.revision, self.loaded = snapshot.revision, snapshot.loaded
-        return flush
+            drafts[row.name] = _Draft(service)
+        return drafts
 
-    def _carry_over(self, row: BackendRow, service: Service, flush: list[Backend]) -> Backend:
+    def _carry_over(self, row: BackendRow, service: Service) -> Backend:
         backend = self.find(row.service, BackendKey(row.task_arn, row.container, row.container_port))
         if (
             backend is None
@@ -159,22 +201,41 @@ class Table:
             or (backend.host, backend.port) != (row.host, row.port)
         ):
             return Backend(row, service)
-        if row is not backend.row and row != backend.row:
-            backend.row = row
-            if not backend.ready:
-                flush.append(backend)
         return backend
 
 
-def _answering(backends: Sequence[Backend]) -> tuple[Backend, ...]:
-    """Return the backends that may serve: the ready ones, and draining ones while others are on their way.
+class _Draft:
+    """A service's share of a table in the making."""
 
-    In a deploy the last old task may be stopping before the first new one has passed its check; until
-    then a stopping task beats a 503. Where nothing else is to come, "stop" means stop.
-    """
-    if all(b.row.draining for b in backends):
-        return ()
-    return tuple(b for b in backends if b.answers)
+    __slots__ = ("_all_drain", "_answering", "_backends", "_ready", "service")
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._backends: list[Backend] = []
+        self._ready: list[Backend] = []
+        self._answering: list[Backend] = []
+        self._all_drain = True
+
+    def add(self, backend: Backend, row: BackendRow) -> None:
+        """Take *backend* in, which will be as *row* says."""
+        self._backends.append(backend)
+        if row.healthy and not row.suspended:
+            self._answering.append(backend)
+            if not row.draining:
+                self._ready.append(backend)
+        if not row.draining:
+            self._all_drain = False
+
+    def publish(self) -> None:
+        """Let the service offer this.
+
+        In a deploy the last old task may be stopping before the first new one has passed its check; until
+        then a stopping task beats a 503. Where nothing else is to come, "stop" means stop.
+        """
+        service = self.service
+        service.backends = tuple(self._backends)
+        service.answering = () if self._all_drain else tuple(self._answering)
+        service.eligible = tuple(self._ready) or service.answering
 
 
 def why_none(backends: Sequence[Backend]) -> str:

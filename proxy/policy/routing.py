@@ -8,6 +8,8 @@ from posixpath import normpath
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
+from proxy.steps import ROWS_PER_STEP, Steps, finish
+
 T = TypeVar("T")
 
 _CACHED_HOSTS_MAX: Final = 4096  # spellings of Host headers; clients choose them, so the cache is bounded
@@ -91,14 +93,23 @@ class Router(Generic[T]):
 
 def compile_routes(rules: Iterable[tuple[tuple[str, ...], str, T]]) -> Router[T]:
     """Return a router for (hosts, path prefix, service) rules. On a double claim the first one stays."""
+    return finish(compiled(rules))
+
+
+def compiled(rules: Iterable[tuple[tuple[str, ...], str, T]]) -> Steps[Router[T]]:
+    """Return what `compile_routes` returns, in steps."""
     by_host: dict[bytes, dict[bytes, T]] = {}
-    for hosts, path, service in rules:
+    for index, (hosts, path, service) in enumerate(rules):
+        if not index % ROWS_PER_STEP:
+            yield
         prefix = path.encode().rstrip(b"/") or b"/"
         for host in hosts:
             by_host.setdefault(host.encode(), {}).setdefault(prefix, service)
     exact: dict[bytes, _Paths[T]] = {}
     suffixes: dict[bytes, _Paths[T]] = {}
-    for host_bytes, prefixes in by_host.items():
+    for index, (host_bytes, prefixes) in enumerate(by_host.items()):
+        if not index % ROWS_PER_STEP:
+            yield
         if host_bytes.startswith(b"*."):
             suffixes[host_bytes[1:]] = _Paths(prefixes)
         elif host_bytes != b"*":
