@@ -3,14 +3,21 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+BUILT  := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt type bench image lock clean
+.PHONY: help setup build demo test lint fmt type bench image lock clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup: $(STAMP)  ## make .venv with the locked dependencies
+
+build: $(BUILT)  ## compile the hot path (without a compiler: the same source runs as Python)
+
+$(BUILT): $(STAMP) setup.py proxy/native.py $(wildcard proxy/worker/*.p* proxy/worker/http1/*.p*)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $(BUILT)
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("anyport needs Python 3.11 or newer: make setup PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -19,10 +26,10 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: setup      ## the main job, live, without AWS: make demo ARGS="--for 20s"
+demo: build      ## the main job, live, without AWS: make demo ARGS="--for 20s"
 	$(BIN)/anyport demo $(ARGS)
 
-test: setup      ## the whole test suite: make test ARGS="-k wire -x"
+test: build      ## the whole test suite: make test ARGS="-k wire -x"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup type ## style, types, layers
@@ -38,7 +45,7 @@ type: setup      ## mypy --strict
 	$(BIN)/mypy
 	$(BIN)/mypy bench/run.py
 
-bench: setup     ## side by side with the peers that are installed
+bench: build     ## side by side with the peers that are installed
 	$(BIN)/python bench/run.py $(ARGS)
 
 image:           ## the container image
@@ -51,3 +58,4 @@ lock:            ## pin the newest allowed versions, with hashes
 
 clean:           ## remove what setup made
 	rm -rf $(VENV) build *.egg-info
+	find proxy -name '*.so' -delete

@@ -1,0 +1,8 @@
+"""anyport, the proxy."""
+
+import os
+
+if os.environ.get("ANYPORT_PURE_PYTHON"):
+    from proxy import native
+
+    native.use_sources()

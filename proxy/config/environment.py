@@ -17,7 +17,7 @@ from proxy.config.keys import is_secret, known, names
 from proxy.config.positions import Path
 
 PREFIX: Final = "ANYPORT_"
-RESERVED: Final = frozenset({"ANYPORT_CONFIG", "ANYPORT_REQUIRE_ALL"})  # not keys of the file
+RESERVED: Final = frozenset({"ANYPORT_CONFIG", "ANYPORT_PURE_PYTHON", "ANYPORT_REQUIRE_ALL"})  # not keys of the file
 
 
 def overlay(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Path, str], list[Issue]]:

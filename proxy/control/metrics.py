@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy import native
 from proxy.control import status as control_status
 from proxy.control.compose import state
 from proxy.control.status import Status
@@ -184,7 +185,7 @@ def _own(status: Status) -> Iterator[Metric]:
         reloads.add_metric([result], status.reloads[result])
     yield reloads
     build = _gauge("build_info", "What is running.", "version", "python", "head")
-    build.add_metric([status.version, platform.python_version(), "python"], 1)
+    build.add_metric([status.version, platform.python_version(), native.kind()], 1)
     yield build
 
 

@@ -58,18 +58,12 @@ class ClientConnection(asyncio.Protocol):
 
     def request_bytes(self, head: RequestHead, request_id: bytes) -> bytes:
         """Return the head that goes to the backend, assembled from what was validated."""
-        length = head.length
-        return b"".join((
-            b"%b %b HTTP/1.1\r\n" % (head.method, head.target),
-            head.fields if head.host else head.fields + b"Host: \r\n",
-            forwarding_through(head, self._peer, self._port) if self._trusted else self._forwarding,
-            b"X-Request-Id: %b\r\n" % request_id,
-            b"" if not length and head.method not in (b"POST", b"PUT", b"PATCH")
-            else b"Transfer-Encoding: chunked\r\n" if length == CHUNKED
-            else b"Content-Length: %d\r\n" % length,
-            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.upgrade else b"",
-            b"\r\n",
-        ))  # fmt: skip
+        added = forwarding_through(head, self._peer, self._port) if self._trusted else self._forwarding
+        if not head.request_id:  # else it is among the lines
+            added += b"X-Request-Id: %b\r\n" % request_id
+        if head.upgrade:
+            added += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+        return b"%b%b\r\n" % (head.lines, added)
 
     def pause_reading(self) -> None:
         """Take nothing more from the client: whoever reads it is behind."""

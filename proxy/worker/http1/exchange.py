@@ -205,7 +205,7 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response to a client that can take it (RFC 9110 section 15.2)."""
         if self.head.minor and (head.status != 100 or self.head.expects_continue):
-            self._client.write(head.status_line + head.fields + b"\r\n")
+            self._client.write(head.lines + b"\r\n")
 
     def on_switch(self, connection: UpstreamConnection, head: ResponseHead) -> None:
         """The backend has answered 101: from here on both sides are a tunnel."""
@@ -219,24 +219,21 @@ class Exchange:
         self.status = 101
         self.service.counters[sb.TUNNELS] += 1
         self._client.write(
-            head.status_line + head.fields + b"Connection: Upgrade\r\nUpgrade: " + head.upgrade + b"\r\n\r\n"
+            b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.lines, head.upgrade)
         )
         Tunnel(self._state, self, self._client, connection)
 
     def on_response(self, head: ResponseHead, body: bytes, *, ended: bool) -> None:
         """Send the response head on, with the *body* bytes that came with it, in one write."""
         client, request = self._client, self.head
-        length = head.length
-        parts = [head.status_line, head.fields]
-        if length >= 0:
-            if head.declared_length >= 0:
-                parts.append(b"Content-Length: %d\r\n" % head.declared_length)
-        elif request.minor:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-            self._mode = _CHUNKS
-        else:
-            self._mode = _RAW
-            client.keep_alive = False
+        parts = [head.lines]
+        if head.length < 0:
+            if request.minor:
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+                self._mode = _CHUNKS
+            else:
+                self._mode = _RAW
+                client.keep_alive = False
         if not self.request_ended or request.upgrade or self._state.draining:
             client.keep_alive = False  # what follows a declined upgrade may be no request (reliability S43)
         if not client.keep_alive:

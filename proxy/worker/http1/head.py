@@ -1,8 +1,11 @@
 """Heads of HTTP/1.1 messages: bytes in, one validated struct out. The only parser there is.
 
-HOT PATH. Reject, don't repair (RFC 9112): whatever is malformed, or could be read in two ways, raises
-`HeadError`. What is kept for forwarding is a span of validated lines; nothing else is ever copied.
-Regular expressions here are `fullmatch` on explicit ASCII classes, and linear.
+HOT PATH, compiled: `head.pxd` gives the types, `setup.py` compiles this source as it stands, and without
+a compiler it runs as plain Python, slower and otherwise the same. Hence the style: loops over bytes with
+an integer index, tables instead of expressions.
+
+Reject, don't repair (RFC 9112): whatever is malformed, or could be read in two ways, raises
+`HeadError`. What is kept for forwarding are spans of validated lines; nothing else is ever copied.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxy import errors
 from proxy.errors import ErrorCode
@@ -19,26 +22,45 @@ from proxy.settings import Limits
 CHUNKED: Final = -1  # as a body length: the body says itself where it ends
 UNTIL_CLOSE: Final = -2  # as a body length, responses only: it ends with the connection
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!\"$-~]+) HTTP/1\.([01])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
-# No header name holds a colon and no value a line end, so there is one way to match and it is linear.
-_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*")
+# What a byte may be part of, as bits of a table with a cell per byte.
+_TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT = 1, 2, 4, 8, 16
+
+
+def _byte_classes() -> bytes:
+    cells = bytearray(256)
+    for byte in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        cells[byte] |= _TOKEN_BIT
+    for byte in range(256):
+        if byte == 9 or (byte >= 32 and byte != 127):  # obs-text passes untouched
+            cells[byte] |= _VALUE_BIT
+        if 33 <= byte <= 126 and byte != 35:  # "#" starts a fragment, which is never sent
+            cells[byte] |= _TARGET_BIT
+    for byte in b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._~!$&'()*+;=%-":
+        cells[byte] |= _NAME_BIT  # of a registered name in a Host header
+    for byte in b"0123456789":
+        cells[byte] |= _DIGIT_BIT
+    return bytes(cells)
+
+
+_CLASS: Final = _byte_classes()
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_DIGITS = re.compile(rb"[0-9]{1,19}")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_BRACKETED_HOST = re.compile(rb"\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._=+/-]{1,128}")
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes in base64 (RFC 6455 section 4.1)
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:.*[, ])?timeout=([0-9]{1,6})(?:[, ].*)?", re.IGNORECASE)
+_LENGTH_DIGITS_MAX: Final = 19
 _LENGTH_MAX: Final = 2**63 - 1
 _METHOD_BYTES_MAX: Final = 32
 _NOT_SERVED: Final = frozenset((b"TRACE", b"TRACK", b"CONNECT"))
+_METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 # What a header name means to this parser. A name that is not here is kept as it stands.
 (
     _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _DROP, _REFUSE,
-    _FORWARDED_FOR, _FORWARDED_PROTO, _ID, _ACCEPT, _WS_KEY, _WS_ACCEPT,
-) = range(14)  # fmt: skip
+    _FORWARDED_FOR, _FORWARDED_PROTO, _ID, _KEEP_ALIVE,
+) = range(12)  # fmt: skip
 
 _FORWARDING: Final = (
     b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-host",
@@ -52,9 +74,11 @@ _NOT_NOMINABLE: Final = frozenset(
     )
 )  # fmt: skip
 _CONNECTION_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b""))
-# What nearly every Connection header says: taking it apart anew costs more than the rest of a response.
-_USUAL_CONNECTION: Final = {
-    value: frozenset((value.lower(),)) for value in (b"keep-alive", b"Keep-Alive", b"close", b"Upgrade")
+_COMMON_CONNECTION: Final = {
+    b"keep-alive": frozenset((b"keep-alive",)),
+    b"close": frozenset((b"close",)),
+    b"Keep-Alive": frozenset((b"keep-alive",)),
+    b"Upgrade": frozenset((b"upgrade",)),
 }
 _HOP: Final = (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"http2-settings")
 
@@ -83,8 +107,6 @@ _REQUEST_FIELDS: Final[dict[bytes, int]] = {
     b"x-forwarded-for": _FORWARDED_FOR,
     b"x-forwarded-proto": _FORWARDED_PROTO,
     b"x-request-id": _ID,
-    b"accept": _ACCEPT,
-    b"sec-websocket-key": _WS_KEY,
     **dict.fromkeys(_HOP, _DROP),
 }
 _RESPONSE_FIELDS: Final[dict[bytes, int]] = {
@@ -93,10 +115,23 @@ _RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"transfer-encoding": _CODING,
     b"connection": _CONNECTION,
     b"upgrade": _UPGRADE,
-    b"sec-websocket-accept": _WS_ACCEPT,
     b"x-anyport-error": _DROP,  # ours to say: a backend must not be able to forge it
     **dict.fromkeys(_HOP, _DROP),
+    b"keep-alive": _KEEP_ALIVE,
 }
+_NAME_BYTES_MAX: Final = 32  # no name above is longer
+
+
+def _shapes(fields: Iterable[bytes]) -> bytes:
+    """Return a table that says, for a name's (length, first letter), whether it is worth a look-up."""
+    cells = bytearray(_NAME_BYTES_MAX * 32)
+    for name in fields:
+        cells[len(name) * 32 + (name[0] & 31)] = 1
+    return bytes(cells)
+
+
+_REQUEST_SHAPES: Final = _shapes(_REQUEST_FIELDS)
+_RESPONSE_SHAPES: Final = _shapes(_RESPONSE_FIELDS)
 
 
 class HeadError(Exception):
@@ -109,46 +144,53 @@ class HeadError(Exception):
         self.status = status or error.status
 
 
-class RequestHead(NamedTuple):
-    """What the proxy needs to know of a request; `fields` are its kept header lines, each with CRLF."""
+class RequestHead:
+    """What the proxy needs to know of a request."""
 
-    method: bytes
-    target: bytes  # origin-form, as it will be sent on
-    path: bytes  # the target without its query
-    minor: int  # 0 or 1, of HTTP/1.x
-    host: bytes  # as the client wrote it; b"" only in HTTP/1.0
-    length: int  # of the body; 0 none, CHUNKED
-    keep_alive: bool
-    upgrade: bytes  # the protocol asked for, lower case; b"" none
-    expects_continue: bool
-    fields: bytes
-    request_id: bytes  # the client's, if it is fit to be logged, else b""
-    forwarded_for: bytes  # what the client's proxies say; only to be believed if the peer is trusted
-    forwarded_proto: bytes
-    accept: bytes
-    websocket_key: bytes
+    __slots__ = (
+        "expects_continue", "forwarded_for", "forwarded_proto", "host", "keep_alive", "length", "lines",
+        "method", "minor", "path", "request_id", "target", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.lines = b""  # request line and header lines to send on, each with CRLF; one framing header
+        self.method = b""
+        self.target = b""  # as it will be sent on: origin-form, or * of OPTIONS
+        self.path = b""  # the target without its query
+        self.minor = 1  # 0 or 1, of HTTP/1.x
+        self.host = b""  # as the client wrote it; b"" only in HTTP/1.0
+        self.length = 0  # of the body; 0 none, CHUNKED
+        self.keep_alive = True
+        self.upgrade = b""  # the protocol asked for, lower case; b"" none
+        self.expects_continue = False
+        self.request_id = b""  # the client's, if it is fit to be logged, and then in `lines` too; else b""
+        self.forwarded_for = b""  # what the client's proxies say: to be believed if the peer is trusted
+        self.forwarded_proto = b""
 
 
-class ResponseHead(NamedTuple):
+class ResponseHead:
     """What the proxy needs to know of a response."""
 
-    status: int
-    status_line: bytes  # "HTTP/1.1 200 OK\r\n", whatever 1.x the backend speaks
-    length: int  # of the body that follows: 0, n, CHUNKED or UNTIL_CLOSE
-    keep_alive: bool
-    upgrade: bytes
-    fields: bytes  # kept header lines, each with CRLF; framing and connection headers are not among them
-    websocket_accept: bytes
-    declared_length: int  # Content-Length as sent, for HEAD and 304; -1 none
+    __slots__ = ("keep_alive", "keep_alive_s", "length", "lines", "status", "upgrade")
+
+    def __init__(self) -> None:
+        self.lines = b""  # status line and header lines to send on, each with CRLF; no Transfer-Encoding
+        self.status = 0
+        self.length = 0  # of the body that follows: 0, n, CHUNKED or UNTIL_CLOSE
+        self.keep_alive = True
+        self.keep_alive_s = (
+            -1
+        )  # for how long the backend says it keeps an idle connection; -1 it does not say
+        self.upgrade = b""
 
 
-def find_end(buffer: bytes | bytearray, start: int, limit: int) -> int:
+def find_end(buffer: bytes, start: int, limit: int) -> int:
     """Return the offset behind the blank line that ends the head in *buffer*, or -1 if it is not there yet.
 
     *start* is how far an earlier call has looked. Raises `HeadError` as soon as no continuation can
     make it a head, so that a client is not left waiting for its timeout.
     """
-    end = buffer.find(b"\r\n\r\n", max(0, start - 3))
+    end = buffer.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     if end >= 0 and end + 4 <= limit:
         return end + 4
     if end >= 0 or len(buffer) > limit:
@@ -161,124 +203,202 @@ def find_end(buffer: bytes | bytearray, start: int, limit: int) -> int:
     return -1
 
 
+def _token_end(data: bytes, at: int) -> int:
+    """Return the offset of the first byte from *at* on that no token holds."""
+    while _CLASS[data[at]] & _TOKEN_BIT:
+        at += 1
+    return at
+
+
+def _value_end(data: bytes, at: int) -> int:
+    """Return the offset of the first byte from *at* on that no field value holds."""
+    while _CLASS[data[at]] & _VALUE_BIT:
+        at += 1
+    return at
+
+
 def parse_request(head: bytes, limits: Limits) -> RequestHead:
-    """Return the request whose head, up to and with its blank line, is *head*."""
-    line_end = head.find(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(head, 0, line_end)
-    if line is None or line_end > limits.request_line_bytes:
-        raise _refused_request_line(head[:line_end], limits)
-    method, target, minor_digit = line.groups()
+    """Return the request whose head, up to and with its blank line, is *head*.
+
+    Every loop below ends at the latest at the CR of that blank line, so no index runs past the end.
+    """
+    request = RequestHead()
+    size = len(head)
+    at = _token_end(head, 0)
+    if at == 0 or head[at] != 32:
+        raise _refused_request_line(head, limits)
+    method = head[:at]
+    target_at = at = at + 1
+    query_at = 0
+    while _CLASS[head[at]] & _TARGET_BIT:
+        if head[at] == 63 and not query_at:  # "?"
+            query_at = at
+        at += 1
+    if (
+        at == target_at
+        or at + 11 > size
+        or not head.startswith(b" HTTP/1.", at)
+        or not 48 <= head[at + 8] <= 49  # "0" or "1"
+        or head[at + 9] != 13
+        or head[at + 10] != 10
+        or at + 9 > limits.request_line_bytes
+    ):
+        raise _refused_request_line(head, limits)
     if method in _NOT_SERVED:
         raise HeadError(errors.PROTOCOL_REFUSED, "this method is not served")
     if len(method) > _METHOD_BYTES_MAX:
         raise HeadError(errors.BAD_REQUEST, "the method is too long")
-    minor = minor_digit == b"1"
-    block = head[line_end + 2 : -2]
-    if _FIELDS.fullmatch(block) is None:
-        raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
-    lines = block.split(b"\r\n")
-    lines.pop()
-    count = len(lines)
-    if count > limits.request_headers:
-        raise HeadError(errors.HEAD_TOO_LARGE, f"more than {limits.request_headers} headers")
+    minor = head[at + 8] - 48
+    target = head[target_at:at]
+    request.method, request.target, request.minor = method, target, minor
+    request.path = head[target_at:query_at] if query_at else target
 
     host: bytes | None = None
-    length = coding = connection = upgrade = expect = None
-    forwarded_for = forwarded_proto = request_id = accept = key = b""
-    dropped: list[int] = []
-    for index, field in enumerate(lines):
-        colon = field.find(b":")
-        meaning = _REQUEST_FIELDS.get(field[:colon].lower())
+    coding: bytes | None = None
+    connection: bytes | None = None
+    upgrade: bytes | None = None
+    length = -1
+    length_in_place = False
+    first_field = kept_at = at = at + 11
+    count = 0
+    spans: list[bytes] = []
+    last = size - 2
+    field_bytes_max = limits.request_header_bytes
+    while at < last:
+        name_at = at
+        colon = _token_end(head, at)
+        if colon == name_at or head[colon] != 58:  # ":"
+            raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
+        at = _value_end(head, colon + 1)
+        if head[at] != 13 or head[at + 1] != 10:
+            raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
+        at += 2
+        count += 1
+        if at - name_at > field_bytes_max:
+            raise HeadError(errors.HEAD_TOO_LARGE, f"a header is larger than {field_bytes_max} bytes")
+        name_bytes = colon - name_at
+        if name_bytes >= _NAME_BYTES_MAX or not _REQUEST_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
+            continue
+        meaning = _REQUEST_FIELDS.get(head[name_at:colon].lower())
         if meaning is None:
             continue
-        value = field[colon + 1 :].strip(b" \t")
+        value = head[colon + 1 : at - 2].strip(b" \t")
         if meaning == _HOST_FIELD:
             if host is not None:
                 raise HeadError(errors.BAD_REQUEST, "more than one Host header")
             host = value
-        elif meaning == _ACCEPT:
-            accept = value
-        elif meaning == _CONNECTION:
-            connection = value if connection is None else connection + b"," + value
-            dropped.append(index)
+            continue
+        if meaning == _ID:
+            if not request.request_id and _REQUEST_ID.fullmatch(value) is not None:
+                request.request_id = value
+                continue
         elif meaning == _LENGTH:
-            if length is not None:
+            if length >= 0:
                 raise HeadError(errors.BAD_REQUEST, "more than one Content-Length")
             length = _body_length(value, errors.BAD_REQUEST)
-            dropped.append(index)
+            if value[0] != 48 or len(value) == 1:  # else it has leading zeros, and is written anew
+                length_in_place = True
+                continue
         elif meaning == _CODING:
             if coding is not None:
                 raise HeadError(errors.BAD_REQUEST, "more than one Transfer-Encoding")
             coding = value
-            dropped.append(index)
+        elif meaning == _CONNECTION:
+            connection = value if connection is None else connection + b"," + value
         elif meaning == _REFUSE:
             raise HeadError(errors.BAD_REQUEST, "a header name imitates one that frames or forwards")
         elif meaning == _EXPECT:
-            if expect is not None or value.lower() != b"100-continue":
+            if request.expects_continue or value.lower() != b"100-continue":
                 raise HeadError(errors.PROTOCOL_REFUSED, "only Expect: 100-continue is understood", 417)
-            expect = value
-        elif meaning == _WS_KEY:
-            key = value
-        elif meaning == _ID:
-            if _REQUEST_ID.fullmatch(value) and not request_id:
-                request_id = value
-            dropped.append(index)
-        else:
-            if meaning == _UPGRADE:
-                upgrade = value if upgrade is None else upgrade + b"," + value
-            elif meaning == _FORWARDED_FOR:
-                forwarded_for = forwarded_for + b", " + value if forwarded_for else value
-            elif meaning == _FORWARDED_PROTO:
-                forwarded_proto = value
-            dropped.append(index)
+            request.expects_continue = True
+            continue
+        elif meaning == _UPGRADE:
+            upgrade = value if upgrade is None else upgrade + b"," + value
+        elif meaning == _FORWARDED_FOR:
+            request.forwarded_for = request.forwarded_for + b", " + value if request.forwarded_for else value
+        elif meaning == _FORWARDED_PROTO:
+            request.forwarded_proto = value
+        # This line does not go on: close the span of kept lines before it.
+        if kept_at < name_at:
+            spans.append(head[kept_at:name_at])
+        kept_at = at
+    if count > limits.request_headers:
+        raise HeadError(errors.HEAD_TOO_LARGE, f"more than {limits.request_headers} headers")
 
-    if coding is not None:
-        if length is not None:
-            raise HeadError(errors.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
-        _only_chunked(coding, minor)
-        length = CHUNKED
-    elif length is None:
-        length = 0
-    if host is None:
-        if minor:
-            raise HeadError(errors.HOST_MISSING, "no Host header")
-        host = b""
-    elif _HOST.fullmatch(host) is None:
-        raise HeadError(errors.BAD_REQUEST if host else errors.HOST_MISSING, "the Host header is not a host")
-    if target[0] != 47:  # "/"
-        host, target = _other_target(method, target, host)
-        dropped += [i for i, field in enumerate(lines) if field[:5].lower() == b"host:"]
-        lines.append(b"Host: " + host)
-    if not minor and length and method in (b"GET", b"HEAD", b"DELETE"):
-        raise HeadError(errors.BAD_REQUEST, "an HTTP/1.0 request of this method has no body")
-
-    keep_alive = bool(minor)
-    asks_upgrade = False
+    keep_alive = minor == 1
     if connection is not None:
         tokens = _connection_tokens(connection)
         if b"close" in tokens:
             keep_alive = False
         elif not minor and b"keep-alive" in tokens:
             keep_alive = True
-        asks_upgrade = b"upgrade" in tokens
-        dropped += _nominated(lines, tokens)
-    wanted = b""
-    if upgrade is not None and asks_upgrade and minor and not length:
-        wanted = upgrade.lower()
-        if b"h2c" in wanted:
-            wanted = b""  # a second protocol behind our back: the request goes on without it (S42)
-        elif wanted == b"websocket" and method != b"GET":
-            raise HeadError(errors.BAD_REQUEST, "a WebSocket handshake is a GET")
+        if upgrade is not None and b"upgrade" in tokens:
+            request.upgrade = upgrade.lower()
+    else:
+        tokens = None
+    request.keep_alive = keep_alive
+    added = b""
+    if coding is not None:
+        if length >= 0:
+            raise HeadError(errors.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
+        _only_chunked(coding, minor)
+        length = CHUNKED
+        added = b"Transfer-Encoding: chunked\r\n"
+    elif length < 0:
+        length = 0
+        if method in _METHODS_WITH_BODY:
+            added = b"Content-Length: 0\r\n"
+    elif not length_in_place:
+        added = b"Content-Length: %d\r\n" % length
+    request.length = length
+    if host is None:
+        if minor:
+            raise HeadError(errors.HOST_MISSING, "no Host header")
+        host = b""
+        added += b"Host: \r\n"
+    elif not _is_host(host):
+        raise HeadError(errors.BAD_REQUEST if host else errors.HOST_MISSING, "the Host header is not a host")
+    request.host = host
 
-    if dropped or len(lines) > count:
-        for index in sorted(set(dropped), reverse=True):
-            del lines[index]
-        block = b"\r\n".join(lines) + b"\r\n" if lines else b""
-    query = target.find(b"?")
-    return RequestHead(
-        method, target, target if query < 0 else target[:query], int(minor), host, length, keep_alive,
-        wanted, expect is not None, block, request_id, forwarded_for, forwarded_proto, accept, key,
-    )  # fmt: skip
+    if not spans and kept_at == first_field and minor and not added and head[target_at] == 47:
+        request.lines = head[:last]
+    else:
+        if kept_at < last:
+            spans.append(head[kept_at:last])
+        _assemble(request, spans, added)
+    if tokens is not None:
+        _drop_nominated(request, tokens)
+    if request.upgrade:
+        _check_upgrade(request)
+    if not minor and length and method in (b"GET", b"HEAD", b"DELETE"):
+        raise HeadError(errors.BAD_REQUEST, "an HTTP/1.0 request of this method has no body")
+    return request
+
+
+def _assemble(request: RequestHead, spans: list[bytes], added: bytes) -> None:
+    """Set `lines` from the kept *spans*, and settle a target that is not a path (RFC 9112 section 3.2)."""
+    if request.target[:1] != b"/":
+        host, target = _other_target(request.method, request.target, request.host)
+        request.host, request.target = host, target
+        request.path = target.partition(b"?")[0]
+        lines = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, target, b"".join(spans), added)
+        request.lines = _without(lines, frozenset((b"host",))) + b"Host: %b\r\n" % host
+    else:
+        request.lines = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, request.target, b"".join(spans), added)
+
+
+def _check_upgrade(request: RequestHead) -> None:
+    """Leave only an upgrade that may go through."""
+    if not request.minor or request.length or b"h2c" in request.upgrade:
+        # A second protocol behind our back, or a body before it: it goes on without the upgrade (S42).
+        request.upgrade = b""
+    elif request.upgrade == b"websocket":
+        if request.method != b"GET":
+            raise HeadError(errors.BAD_REQUEST, "a WebSocket handshake is a GET")
+        if _WEBSOCKET_KEY.fullmatch(field_value(request.lines, b"sec-websocket-key")) is None:
+            raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Key is not one key of 16 bytes in base64")
+        if field_value(request.lines, b"sec-websocket-version") != b"13":
+            raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Version is not 13")
 
 
 def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
@@ -287,81 +407,158 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
     The body length follows RFC 9112 section 6.3. Raises `HeadError` with response_malformed.
     """
     bad = errors.RESPONSE_MALFORMED
-    line_end = head.find(b"\r\n")
-    line = _STATUS_LINE.fullmatch(head, 0, line_end)
-    if line is None:
+    response = ResponseHead()
+    size = len(head)
+    if (
+        size < 16
+        or not head.startswith(b"HTTP/1.")
+        or not 48 <= head[7] <= 49
+        or head[8] != 32
+        or not 49 <= head[9] <= 53
+        or not _CLASS[head[10]] & _CLASS[head[11]] & _DIGIT_BIT
+        or (head[12] != 32 and head[12] != 13)
+    ):
         raise HeadError(bad, "the status line is malformed")
-    minor_digit, status_digits, reason = line.groups()
-    status = int(status_digits)
-    block = head[line_end + 2 : -2]
-    if _FIELDS.fullmatch(block) is None:
-        raise HeadError(bad, "a header line is malformed")
-    lines = block.split(b"\r\n")
-    lines.pop()
-    if len(lines) > limits.response_headers:
-        raise HeadError(bad, f"more than {limits.response_headers} headers")
-
-    length = coding = connection = None
-    upgrade = accept = b""
-    dropped: list[int] = []
-    for index, field in enumerate(lines):
-        colon = field.find(b":")
-        meaning = _RESPONSE_FIELDS.get(field[:colon].lower())
+    minor = head[7] - 48
+    status = (head[9] - 48) * 100 + (head[10] - 48) * 10 + head[11] - 48
+    line_end = at = _value_end(head, 12)
+    if head[at] != 13 or head[at + 1] != 10:
+        raise HeadError(bad, "the status line is malformed")
+    at += 2
+    coding = False
+    connection: bytes | None = None
+    length = -1
+    no_length = status < 200 or status == 204
+    first_field = kept_at = at
+    count = 0
+    spans: list[bytes] = []
+    added = b""
+    last = size - 2
+    while at < last:
+        name_at = at
+        colon = _token_end(head, at)
+        if colon == name_at or head[colon] != 58:
+            raise HeadError(bad, "a header line is malformed")
+        at = _value_end(head, colon + 1)
+        if head[at] != 13 or head[at + 1] != 10:
+            raise HeadError(bad, "a header line is malformed")
+        at += 2
+        count += 1
+        name_bytes = colon - name_at
+        if name_bytes >= _NAME_BYTES_MAX or not _RESPONSE_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
+            continue
+        meaning = _RESPONSE_FIELDS.get(head[name_at:colon].lower())
         if meaning is None:
             continue
-        value = field[colon + 1 :].strip(b" \t")
-        if meaning == _WS_ACCEPT:
-            accept = value
-            continue
-        dropped.append(index)
+        value = head[colon + 1 : at - 2].strip(b" \t")
         if meaning == _LENGTH:
-            if length is not None:
+            if length >= 0:
                 raise HeadError(bad, "more than one Content-Length")
             length = _body_length(value, bad)
-        elif meaning == _CODING:
-            if coding is not None or value.lower() != b"chunked":
-                raise HeadError(bad, "Transfer-Encoding is not exactly chunked")
-            coding = value
+            if not no_length:
+                if value[0] != 48 or len(value) == 1:
+                    continue
+                added = b"Content-Length: %d\r\n" % length
         elif meaning == _CONNECTION:
             connection = value if connection is None else connection + b"," + value
+        elif meaning == _CODING:
+            if coding or value.lower() != b"chunked":
+                raise HeadError(bad, "Transfer-Encoding is not exactly chunked")
+            coding = True
         elif meaning == _UPGRADE:
-            upgrade = value.lower()
+            response.upgrade = value.lower()
+        elif meaning == _KEEP_ALIVE:
+            timeout = _KEEP_ALIVE_TIMEOUT.fullmatch(value)
+            if timeout is not None:
+                response.keep_alive_s = int(timeout[1])
         elif meaning == _REFUSE:
             raise HeadError(bad, "a header name imitates one that frames")
-    if coding is not None and (length is not None or minor_digit == b"0"):
+        if kept_at < name_at:
+            spans.append(head[kept_at:name_at])
+        kept_at = at
+    if count > limits.response_headers:
+        raise HeadError(bad, f"more than {limits.response_headers} headers")
+    if coding and (length >= 0 or not minor):
         raise HeadError(bad, "Transfer-Encoding with Content-Length or in HTTP/1.0")
 
-    keep_alive = minor_digit == b"1"
+    if no_length or status == 304 or method == b"HEAD":
+        follows = 0
+    elif coding:
+        follows = CHUNKED
+    else:
+        follows = UNTIL_CLOSE if length < 0 else length
+    response.status, response.length = status, follows
+    if minor and head[12] == 32 and not spans and kept_at == first_field and not added:
+        response.lines = head[:last]
+    else:
+        if kept_at < last:
+            spans.append(head[kept_at:last])
+        reason = head[13:line_end] if line_end > 13 else b""
+        response.lines = b"HTTP/1.1 %d %b\r\n%b%b" % (status, reason, b"".join(spans), added)
+    keep_alive = minor == 1
     if connection is not None:
         tokens = _connection_tokens(connection)
         keep_alive = b"close" not in tokens and (keep_alive or b"keep-alive" in tokens)
-        for index in _nominated(lines, tokens, bad):
-            if index not in dropped:
-                dropped.append(index)
-    if dropped:
-        for index in sorted(dropped, reverse=True):
-            del lines[index]
-        block = b"\r\n".join(lines) + b"\r\n" if lines else b""
-    declared = -1 if length is None or status == 204 or status < 200 else length
-    if method == b"HEAD" or status < 200 or status == 204 or status == 304:
-        follows = 0
-    elif coding is not None:
-        follows = CHUNKED
-    else:
-        follows = UNTIL_CLOSE if length is None else length
-    return ResponseHead(
-        status, b"HTTP/1.1 %b %b\r\n" % (status_digits, reason or b""), follows,
-        keep_alive and follows != UNTIL_CLOSE, upgrade, block, accept, declared,
-    )  # fmt: skip
+        names = tokens - _CONNECTION_OPTIONS
+        if names:
+            if names & _NOT_NOMINABLE:
+                raise HeadError(bad, "the Connection header names a header that must not be dropped")
+            response.lines = _without(response.lines, names)
+    response.keep_alive = keep_alive and follows != UNTIL_CLOSE
+    return response
+
+
+def field_value(lines: bytes, name: bytes) -> bytes:
+    """Return the value of header *name* (lower case) in *lines*, or b"". Not for the hot path.
+
+    Several headers of the name give their values joined by commas (RFC 9110 section 5.3).
+    """
+    values = []
+    for line in lines.split(b"\r\n")[1:]:
+        colon = line.find(b":")
+        if line[:colon].lower() == name:
+            values.append(line[colon + 1 :].strip(b" \t"))
+    return b", ".join(values)
+
+
+def _without(lines: bytes, names: frozenset[bytes]) -> bytes:
+    """Return *lines*, whose first is no header, less the headers of *names* (lower case)."""
+    first, *fields = lines.split(b"\r\n")
+    kept = [field for field in fields if field.partition(b":")[0].lower() not in names]
+    return b"\r\n".join([first, *kept])
+
+
+def _is_host(value: bytes) -> bool:
+    """Return whether *value* is uri-host [":" port] (RFC 9110 section 7.2)."""
+    size = len(value)
+    at = 0
+    while at < size and _CLASS[value[at]] & _NAME_BIT:
+        at += 1
+    if at == size:
+        return size > 0
+    if at == 0 and value[0] == 91:  # "[", an IPv6 literal
+        return _BRACKETED_HOST.fullmatch(value) is not None
+    if value[at] != 58 or at == 0 or size - at > 6 or size - at < 2:  # ":" and at most five digits
+        return False
+    at += 1
+    while at < size and _CLASS[value[at]] & _DIGIT_BIT:
+        at += 1
+    return at == size
 
 
 def _body_length(value: bytes, error: ErrorCode) -> int:
-    if _DIGITS.fullmatch(value) is None or (length := int(value)) > _LENGTH_MAX:
-        raise HeadError(error, "Content-Length is not one decimal number below 2^63")
-    return length
+    size = len(value)
+    at = 0
+    while at < size and _CLASS[value[at]] & _DIGIT_BIT:
+        at += 1
+    if 0 < size <= _LENGTH_DIGITS_MAX and at == size:
+        length = int(value)
+        if length <= _LENGTH_MAX:
+            return length
+    raise HeadError(error, "Content-Length is not one decimal number below 2^63")
 
 
-def _only_chunked(coding: bytes, minor: bool) -> None:
+def _only_chunked(coding: bytes, minor: int) -> None:
     if not minor:
         raise HeadError(errors.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")
     if coding.lower() != b"chunked":
@@ -372,30 +569,29 @@ def _only_chunked(coding: bytes, minor: bool) -> None:
 
 
 def _connection_tokens(value: bytes) -> frozenset[bytes]:
-    usual = _USUAL_CONNECTION.get(value)
-    if usual is not None:
-        return usual
-    return frozenset(token.strip(b" \t") for token in value.lower().split(b","))
+    known = _COMMON_CONNECTION.get(value)
+    if known is not None:
+        return known
+    return frozenset([token.strip(b" \t") for token in value.lower().split(b",")])
 
 
-def _nominated(
-    lines: list[bytes], tokens: frozenset[bytes], error: ErrorCode = errors.BAD_REQUEST
-) -> list[int]:
-    """Return which lines the Connection header wants removed (RFC 9110 section 7.6.1)."""
+def _drop_nominated(request: RequestHead, tokens: frozenset[bytes]) -> None:
+    """Remove what the Connection header wants removed (RFC 9110 section 7.6.1)."""
     names = tokens - _CONNECTION_OPTIONS
-    if not names:
-        return []
-    if names & _NOT_NOMINABLE:
-        raise HeadError(error, "the Connection header names a header that must not be dropped")
-    return [i for i, field in enumerate(lines) if field[: field.find(b":")].lower() in names]
+    if names:
+        if names & _NOT_NOMINABLE:
+            raise HeadError(
+                errors.BAD_REQUEST, "the Connection header names a header that must not be dropped"
+            )
+        request.lines = _without(request.lines, names)
 
 
 def _other_target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
-    """Return (host, origin-form target) of a target that is not a path (RFC 9112 section 3.2)."""
+    """Return (host, origin-form target) of a target that is not a path."""
     if target == b"*" and method == b"OPTIONS":
         return host, target
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None or _HOST.fullmatch(absolute[1]) is None:
+    if absolute is None or not _is_host(absolute[1]):
         raise HeadError(errors.BAD_REQUEST, "the request target is neither a path nor an http URL")
     authority, rest = absolute[1], absolute[2] or b"/"
     if host and host.lower() != authority.lower():
@@ -403,8 +599,9 @@ def _other_target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, byt
     return authority, rest if rest[:1] == b"/" else b"/" + rest
 
 
-def _refused_request_line(line: bytes, limits: Limits) -> HeadError:
-    """Say as precisely as possible why *line* is no request line."""
+def _refused_request_line(head: bytes, limits: Limits) -> HeadError:
+    """Say as precisely as possible why *head* does not begin with a request line."""
+    line = head[: head.find(b"\r\n")]
     if len(line) > limits.request_line_bytes:
         return HeadError(
             errors.HEAD_TOO_LARGE, f"the request line is larger than {limits.request_line_bytes} bytes", 414

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ErrorCode
+from proxy.worker.http1.head import field_value
 
 if TYPE_CHECKING:
     from proxy.worker.http1.exchange import Exchange
@@ -39,7 +40,7 @@ def error_reply(exchange: Exchange, error: ErrorCode, *, keep_alive: bool) -> by
         exchange.request_id,
         delivered=exchange.delivered,
         attempts=exchange.attempts,
-        as_html=b"text/html" in head.accept.lower(),
+        as_html=b"text/html" in field_value(head.lines, b"accept").lower(),
         bodiless=head.method == b"HEAD",
         keep_alive=keep_alive,
         explicit_keep_alive=not head.minor,

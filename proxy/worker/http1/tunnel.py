@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import errors
 from proxy.errors import ErrorCode
-from proxy.worker.http1.head import RequestHead, ResponseHead
+from proxy.worker.http1.head import RequestHead, ResponseHead, field_value
 from proxy.worker.state import WorkerState
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def upgrade_fault(request: RequestHead, response: ResponseHead) -> str:
     if response.upgrade != request.upgrade:
         return "101 for another protocol than the one asked for"
     if request.upgrade == b"websocket":
-        digest = hashlib.sha1(request.websocket_key + _WEBSOCKET_GUID, usedforsecurity=False).digest()
-        if response.websocket_accept != base64.b64encode(digest):
+        key = field_value(request.lines, b"sec-websocket-key")
+        digest = hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest()
+        if field_value(response.lines, b"sec-websocket-accept") != base64.b64encode(digest):
             return "Sec-WebSocket-Accept does not fit the key"
     return ""
 

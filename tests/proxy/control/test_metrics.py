@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from proxy import native
 from proxy.control.metrics import registry
 from proxy.control.status import Status
 from proxy.errors import CONNECT_REFUSED
@@ -98,7 +99,7 @@ def test_backends_checks_and_revisions(status: Status) -> None:
         ("anyport_table_revision", "1"): 5.0,
     }
     (build,) = found["anyport_build_info"].samples
-    assert (build.labels["version"], build.labels["head"], build.value) == ("1.2.3", "python", 1.0)
+    assert (build.labels["version"], build.labels["head"], build.value) == ("1.2.3", native.kind(), 1.0)
 
 
 def test_the_age_of_knowledge(status: Status) -> None:

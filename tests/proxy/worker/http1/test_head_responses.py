@@ -76,8 +76,9 @@ def test_the_length_of_a_body_follows_from_method_status_and_framing(
 ) -> None:
     """RFC 9112 section 6.3; 204 keeps no framing header, 304 and HEAD keep their Content-Length (S41)."""
     head = parse(*lines, line=b"HTTP/1.1 " + status, method=method)
-    assert (head.length, head.declared_length) == (follows, declared)
-    assert head.fields == b""
+    assert head.length == follows
+    kept = b"Content-Length: %d\r\n" % declared if declared >= 0 else b""
+    assert head.lines == b"HTTP/1.1 %b\r\n%b" % (status, kept)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_a_connection_is_kept_only_if_both_framing_and_backend_allow(
 
 def test_the_status_line_leaves_as_http_1_1_with_the_reason_kept() -> None:
     """The version is ours, hop by hop (RFC 9110 section 2.5); a missing reason still needs its space."""
-    assert parse(line=b"HTTP/1.0 404 Nix da \xfc").status_line == b"HTTP/1.1 404 Nix da \xfc\r\n"
-    assert parse(line=b"HTTP/1.1 200").status_line == b"HTTP/1.1 200 \r\n"
+    assert parse(line=b"HTTP/1.0 404 Nix da \xfc").lines == b"HTTP/1.1 404 Nix da \xfc\r\n"
+    assert parse(line=b"HTTP/1.1 200").lines == b"HTTP/1.1 200 \r\n"
 
 
 def test_what_concerns_only_the_backends_connection_is_not_kept() -> None:
@@ -110,4 +111,14 @@ def test_what_concerns_only_the_backends_connection_is_not_kept() -> None:
         b"Proxy-Connection: x", b"Trailer: T", b"X-Anyport-Error: U01 forged", b"Set-Cookie: b=2",
         b"Content-Length: 1",
     )  # fmt: skip
-    assert head.fields == b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
+    assert head.lines == b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"timeout=5", 5), (b"max=100, timeout=7", 7), (b"Timeout=9,max=1", 9), (b"max=100", -1),
+     (b"timeout=", -1), (b"timeout=-5", -1), (b"xtimeout=5", -1), (b"timeout=9999999", -1)],
+)  # fmt: skip
+def test_how_long_the_backend_keeps_the_connection_is_learnt(value: bytes, expected: int) -> None:
+    assert parse(b"Content-Length: 1", b"Keep-Alive: " + value).keep_alive_s == expected
+    assert parse(b"Content-Length: 1").keep_alive_s == -1

@@ -1,0 +1,59 @@
+# cython: language_level=3
+# The types of head.py, for the compiler only. Without them the same source runs as plain Python.
+cimport cython
+
+cdef bytes _CLASS, _REQUEST_SHAPES, _RESPONSE_SHAPES
+cdef dict _REQUEST_FIELDS, _RESPONSE_FIELDS, _COMMON_CONNECTION
+cdef frozenset _NOT_SERVED, _METHODS_WITH_BODY, _CONNECTION_OPTIONS, _NOT_NOMINABLE
+cdef int _TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT, _NAME_BYTES_MAX, _LENGTH_DIGITS_MAX
+cdef int _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _DROP, _REFUSE
+cdef int _FORWARDED_FOR, _FORWARDED_PROTO, _ID, _KEEP_ALIVE
+
+
+@cython.final
+cdef class RequestHead:
+    cdef readonly bytes lines, method, target, path, host, upgrade, request_id, forwarded_for, forwarded_proto
+    cdef readonly int minor
+    cdef readonly long long length
+    cdef readonly bint keep_alive, expects_continue
+
+
+@cython.final
+cdef class ResponseHead:
+    cdef readonly bytes lines, upgrade
+    cdef readonly int status, keep_alive_s
+    cdef readonly long long length
+    cdef readonly bint keep_alive
+
+
+cpdef Py_ssize_t find_end(bytes buffer, Py_ssize_t start, Py_ssize_t limit) except -2
+
+cdef inline Py_ssize_t _token_end(bytes data, Py_ssize_t at)
+cdef inline Py_ssize_t _value_end(bytes data, Py_ssize_t at)
+
+@cython.locals(
+    request=RequestHead, size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
+    name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, first_field=Py_ssize_t, last=Py_ssize_t,
+    name_bytes=Py_ssize_t, count=int, minor=int, length="long long", length_in_place=bint, keep_alive=bint,
+    method=bytes, target=bytes, value=bytes, added=bytes, spans=list, field_bytes_max=Py_ssize_t,
+)
+cpdef RequestHead parse_request(bytes head, object limits)
+
+@cython.locals(
+    response=ResponseHead, size=Py_ssize_t, at=Py_ssize_t, line_end=Py_ssize_t, name_at=Py_ssize_t,
+    colon=Py_ssize_t, kept_at=Py_ssize_t, first_field=Py_ssize_t, last=Py_ssize_t, name_bytes=Py_ssize_t,
+    count=int, minor=int, status=int, length="long long", follows="long long", coding=bint, no_length=bint,
+    keep_alive=bint, value=bytes, added=bytes, spans=list,
+)
+cpdef ResponseHead parse_response(bytes head, bytes method, object limits)
+
+cdef _assemble(RequestHead request, list spans, bytes added)
+cdef _check_upgrade(RequestHead request)
+cdef _drop_nominated(RequestHead request, frozenset tokens)
+cdef frozenset _connection_tokens(bytes value)
+
+@cython.locals(size=Py_ssize_t, at=Py_ssize_t)
+cdef bint _is_host(bytes value) except -1
+
+@cython.locals(size=Py_ssize_t, at=Py_ssize_t)
+cdef long long _body_length(bytes value, object error) except -1
