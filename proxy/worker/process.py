@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from proxy.link import reports, snapshots
+from proxy.link import reports
 from proxy.link import scoreboard as sb
 from proxy.link.scoreboard import Scoreboard
 from proxy.worker.accesslog import AccessLogWriter
-from proxy.worker.http1 import pool
+from proxy.worker.follow import Follower
 from proxy.worker.http1.downstream import ClientConnection
 from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
@@ -64,15 +64,15 @@ class Worker:
 
     async def run(self) -> None:
         loop, state, given = self._state.loop, self._state, self._given
-        if given.snapshot >= 0:
-            self._apply(given.snapshot)
-        self._on_link()
-        loop.add_reader(self._link.fileno(), self._on_link)
+        follower = Follower(state, self._link, given.snapshot)
+        follower.begin()
+        loop.add_reader(self._link.fileno(), follower.on_link)
         loop.add_reader(given.lifeline, self._on_lifeline)
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.set_exception_handler(self.on_bug)
+        following = state.tasks.create_task(follower.run(), name="follow")
         ticking = state.tasks.create_task(self._tick(), name="tick")
         servers = [
             await loop.create_server(lambda: ClientConnection(state), sock=socket.socket(fileno=fd))
@@ -81,6 +81,7 @@ class Worker:
         await self._stop.wait()
         await self._drain(servers)
         ticking.cancel()
+        following.cancel()
         loop.remove_reader(self._link.fileno())
         loop.remove_reader(given.lifeline)
         self._link.close()
@@ -96,29 +97,6 @@ class Worker:
     def on_bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Take what a callback has raised: the loop has closed its connection, the worker goes on."""
         record_bug(self._state, context.get("exception") or RuntimeError(context["message"]))
-
-    def _on_link(self) -> None:
-        newest = snapshots.receive_newest(self._link)
-        if newest is not None:
-            try:
-                self._apply(newest[1])
-            finally:
-                os.close(newest[1])
-
-    def _apply(self, fd: int) -> None:
-        """Route by the snapshot in *fd*, unless it is older than what we have or cannot be read."""
-        state = self._state
-        try:
-            snapshot = snapshots.decode(snapshots.read(fd))
-        except snapshots.SnapshotError:
-            state.head[sb.SNAPSHOTS_REJECTED] += 1
-            return
-        if snapshot.revision <= state.table.revision:
-            return
-        for backend in state.table.apply(snapshot):
-            pool.flush(backend)
-        state.settings = snapshot.settings
-        state.head[sb.REVISION] = snapshot.revision
 
     def _on_sigterm(self) -> None:
         if self._stop.is_set():  # the second one: whoever sends it does not want to wait
