@@ -32,6 +32,17 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How the backends of a service are spoken to over TLS, and what their certificate must prove."""
+
+    name: str = ""  # the certificate must be for it, and it is asked for (SNI); "": only without `verify`
+    verify: bool = True  # False: whoever answers is believed
+    ca: str = ""  # PEM file of those who may have signed it; "": the system's
+    cert: str = ""  # PEM file: the certificate by which this proxy is known to them; "": none
+    key: str = ""  # PEM file: its key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """What a client asks for, and which requests mean it."""
 
@@ -39,6 +50,7 @@ class Service:
     hosts: tuple[str, ...] = ()  # lower case: "web.example.com", "*.example.com", or "*" for any host
     path: str = "/"  # prefix on segment boundaries: "/api" means /api and /api/..., never /apifoo
     health: HealthCheck = HealthCheck()
+    tls: Tls | None = None  # None: its backends are spoken to in plain
     origin: str = "config"  # where this was said, for the operator: "config", "task-definition/web:42 labels"
 
 

@@ -24,6 +24,7 @@ import orjson
 
 from proxy.settings import (
     AccessLog,
+    BackendTls,
     Certificate,
     Limits,
     ListenerSettings,
@@ -46,6 +47,7 @@ class ServiceRow:
     slot: int  # its block on the scoreboard
     hosts: tuple[str, ...]
     path: str
+    tls: BackendTls | None = None  # None: its backends are spoken to in plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,8 @@ def _replaced(old: dict[bytes, R], rows: list[tuple[bytes, R]]) -> Steps[dict[by
 
 
 def _service(raw: dict[str, Any]) -> ServiceRow:
-    return ServiceRow(**{**raw, "hosts": tuple(raw["hosts"])})
+    tls = BackendTls(**raw["tls"]) if raw["tls"] is not None else None
+    return ServiceRow(**{**raw, "hosts": tuple(raw["hosts"]), "tls": tls})
 
 
 def _backend(raw: dict[str, Any]) -> BackendRow:

@@ -8,6 +8,7 @@ from typing import Any
 from discovery.model import BackendKey
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.routing import Router, compile_routes, compiled
+from proxy.settings import BackendTls
 from proxy.steps import ROWS_PER_STEP, Steps, finish, release
 
 
@@ -20,15 +21,17 @@ class Backend:
 
     __slots__ = (
         "address", "host", "idle", "in_flight", "key", "port", "removed", "row", "service", "suspect_until_s",
+        "tls",
     )  # fmt: skip
 
-    def __init__(self, row: BackendRow, service: Service) -> None:
+    def __init__(self, row: BackendRow, service: Service, tls: BackendTls | None = None) -> None:
         self.key = BackendKey(row.task_arn, row.container, row.container_port)
         self.service = service
         self.row = row
         self.host = row.host
         self.port = row.port
         self.address = f"[{row.host}]:{row.port}" if ":" in row.host else f"{row.host}:{row.port}"
+        self.tls = tls  # how to speak with it; a change makes another Backend, with connections of its own
         self.in_flight = 0  # exchanges and tunnels of this worker, to their last byte
         self.suspect_until_s = 0.0  # it refused a connection; others first until then (worker clock)
         self.idle: list[Any] = []  # the pool's: idle connections, newest last
@@ -140,7 +143,7 @@ class Table:
             draft = drafts.get(row.service)
             if draft is None:
                 continue
-            backend = self._carry_over(row, draft.service)
+            backend = self._carry_over(row, draft.service, draft.tls)
             if row is not backend.row and row != backend.row:
                 changed.append((backend, row))
             backends[row.service, backend.key] = backend
@@ -190,27 +193,29 @@ class Table:
             service = self._services.get(row.name)
             if service is None or service.slot != row.slot:
                 service = Service(row.name, row.slot, self._counters_of(row.slot))
-            drafts[row.name] = _Draft(service)
+            drafts[row.name] = _Draft(service, row.tls)
         return drafts
 
-    def _carry_over(self, row: BackendRow, service: Service) -> Backend:
+    def _carry_over(self, row: BackendRow, service: Service, tls: BackendTls | None) -> Backend:
         backend = self.find(row.service, BackendKey(row.task_arn, row.container, row.container_port))
         if (
             backend is None
             or backend.service is not service
             or (backend.host, backend.port) != (row.host, row.port)
+            or (backend.tls is not tls and backend.tls != tls)
         ):
-            return Backend(row, service)
+            return Backend(row, service, tls)
         return backend
 
 
 class _Draft:
     """A service's share of a table in the making."""
 
-    __slots__ = ("_all_drain", "_answering", "_backends", "_ready", "service")
+    __slots__ = ("_all_drain", "_answering", "_backends", "_ready", "service", "tls")
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, tls: BackendTls | None) -> None:
         self.service = service
+        self.tls = tls
         self._backends: list[Backend] = []
         self._ready: list[Backend] = []
         self._answering: list[Backend] = []

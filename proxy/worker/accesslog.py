@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -12,6 +13,11 @@ from proxy.link import scoreboard as sb
 
 _LINES_MAX: Final = 2_000  # kept while nobody reads; beyond that lines are dropped and counted
 _PIPE_ATOMIC_BYTES: Final = 4096  # POSIX PIPE_BUF: a writable pipe takes this much without blocking
+
+
+def now() -> str:
+    """Return the time of a line, in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class AccessLogWriter:

@@ -80,5 +80,8 @@ class Follower:
         if snapshot.revision <= state.table.revision:
             return
         state.settings = snapshot.settings
+        for row in snapshot.services:
+            if row.tls is not None:
+                yield from state.backend_tls.load(row.tls)  # files are read here, never for a request
         yield from state.table.steps(snapshot, pool.flush)
         state.head[sb.REVISION] = snapshot.revision

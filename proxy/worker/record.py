@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from bisect import bisect_left
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
+from proxy.worker.accesslog import now
 from proxy.worker.state import WorkerState
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id
     if state.settings.access_log.requests != "off":
         state.log.add(
             {
-                "time": _now(),
+                "time": now(),
                 "request_id": request_id.decode("ascii"),
                 "status": status,
                 "error": str(error),
@@ -65,13 +65,13 @@ def record_bug(state: WorkerState, bug: BaseException) -> None:
     """Count and log a mistake of ours, with where it happened. The worker goes on."""
     state.no_service[sb.FAILURES + errors.INTERNAL.slot] += 1
     trace = "".join(traceback.format_exception(bug))
-    state.log.add({"time": _now(), "error": str(errors.INTERNAL), "trace": trace[-_TRACE_MAX:]})
+    state.log.add({"time": now(), "error": str(errors.INTERNAL), "trace": trace[-_TRACE_MAX:]})
 
 
 def _line(exchange: Exchange, elapsed_s: float) -> dict[str, Any]:
     head, error, backend = exchange.head, exchange.error, exchange.backend
     line: dict[str, Any] = {
-        "time": _now(),
+        "time": now(),
         "request_id": exchange.request_id.decode("ascii"),
         "service": exchange.service.name if exchange.service is not None else "",
         "method": _text(head.method),
@@ -96,7 +96,3 @@ def _line(exchange: Exchange, elapsed_s: float) -> dict[str, Any]:
 
 def _text(data: bytes) -> str:
     return data[:_TEXT_MAX].decode("ascii", "backslashreplace")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

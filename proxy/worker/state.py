@@ -8,12 +8,13 @@ import random
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from proxy.backend_tls import Contexts
 from proxy.link import scoreboard as sb
 from proxy.link.reports import Refused
 from proxy.link.scoreboard import Scoreboard
 from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
-from proxy.worker.accesslog import AccessLogWriter
+from proxy.worker.accesslog import AccessLogWriter, now
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
 
@@ -32,8 +33,8 @@ class WorkerState:
     """One per process; handed to every connection. Nothing here blocks."""
 
     __slots__ = (
-        "_id_counter", "_id_prefix", "clients", "drained", "draining", "head", "log", "loop", "no_service",
-        "now_s", "random", "report", "settings", "table", "tasks", "watched",
+        "_id_counter", "_id_prefix", "backend_tls", "clients", "drained", "draining", "head", "log", "loop",
+        "no_service", "now_s", "random", "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,9 @@ class WorkerState:
         self.table = Table(lambda slot: board.begin_block(row, slot))
         self.settings = WorkerSettings()
         self.log = log
+        self.backend_tls = Contexts(
+            lambda why: log.add({"time": now(), "warning": f"TLS to backends: {why}"})
+        )
         self.report = report  # to the control process
         self.random = random
         self.now_s = loop.time()  # coarse: moved on by the tick, read by everything with a deadline

@@ -148,12 +148,12 @@ class Exchange:
         else:
             self._send_on(connection)
 
-    def on_connect_failed(self, backend: Backend, error: ErrorCode) -> None:
+    def on_connect_failed(self, backend: Backend, error: ErrorCode, detail: str = "") -> None:
         if error is errors.CONNECT_REFUSED and backend.suspect_until_s <= self._state.now_s:
             self._state.report(Refused(backend.service.name, backend.key))
         backend.suspect_until_s = self._state.now_s + _SUSPECT_S
         if not self.over:
-            self._try_elsewhere(error)
+            self._try_elsewhere(error, detail)
 
     def on_upstream_lost(self, connection: UpstreamConnection, *, answered: bool) -> None:
         """The connection ended with the response unfinished; *answered*: a byte of it had arrived."""
@@ -218,9 +218,7 @@ class Exchange:
         assert self.service is not None
         self.status = 101
         self.service.counters[sb.TUNNELS] += 1
-        self._client.write(
-            b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.lines, head.upgrade)
-        )
+        self._client.write(b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.lines, head.upgrade))
         Tunnel(self._state, self, self._client, connection)
 
     def on_response(self, head: ResponseHead, body: bytes, *, ended: bool) -> None:
@@ -319,14 +317,14 @@ class Exchange:
 
     # Ends
 
-    def _try_elsewhere(self, error: ErrorCode) -> None:
+    def _try_elsewhere(self, error: ErrorCode, detail: str = "") -> None:
         """Make one more attempt if there is a candidate and the budget allows, else fail."""
         service, state = self.service, self._state
         assert service is not None
         self._leave_backend()
         settings = state.settings.retries
         # Dials that nobody answers cost the client their whole timeout: two are enough.
-        slow = error is errors.CONNECT_TIMEOUT and (
+        slow = error in (errors.CONNECT_TIMEOUT, errors.TLS_FAILED) and (
             time.perf_counter() - self.started_s > 1.5 * state.settings.timeouts.connect_s
         )
         if (
@@ -341,7 +339,7 @@ class Exchange:
                 service.counters[sb.RETRIES] += 1
                 self._try(candidate)
                 return
-        self._fail(error)
+        self._fail(error, detail)
 
     def _fail(self, error: ErrorCode, detail: str = "", *, keep: bool = True) -> None:
         """Answer with *error*; only possible while no response head has been sent."""

@@ -11,6 +11,7 @@ from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
 from proxy.policy.backends import Backend
+from proxy.worker.http1 import secure
 from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.record import record_bug
 from proxy.worker.state import WorkerState
@@ -67,11 +68,17 @@ async def dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None
 
 async def _dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
     error: ErrorCode
+    detail = ""
     try:
-        async with asyncio.timeout(state.settings.timeouts.connect_s):
-            _, connection = await state.loop.create_connection(
-                lambda: UpstreamConnection(state, backend), backend.host, backend.port
-            )
+        if backend.tls is not None:
+            connection = await secure.connect(state, backend, backend.tls)
+        else:
+            async with asyncio.timeout(state.settings.timeouts.connect_s):
+                _, connection = await state.loop.create_connection(
+                    lambda: UpstreamConnection(state, backend), backend.host, backend.port
+                )
+    except secure.TlsFailed as exc:
+        error, detail = errors.TLS_FAILED, str(exc)
     except ConnectionRefusedError:
         error = errors.CONNECT_REFUSED
     except TimeoutError:
@@ -86,7 +93,7 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange) -> Non
             return
         connection.abort()
         error = errors.CONNECT_REFUSED
-    exchange.on_connect_failed(backend, error)
+    exchange.on_connect_failed(backend, error, detail)
 
 
 def _readable(fileno: int) -> bool:

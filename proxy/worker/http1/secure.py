@@ -1,0 +1,60 @@
+"""A new connection to a backend over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from proxy.backend_tls import in_words
+from proxy.policy.backends import Backend
+from proxy.settings import BackendTls
+from proxy.worker.http1.upstream import UpstreamConnection
+from proxy.worker.state import WorkerState
+
+_GOODBYE_S: Final = 2.0  # how long the close_notify of a connection that we close is waited for
+
+
+class TlsFailed(Exception):
+    """TCP stands, TLS does not; nothing of a request was sent. The text is for the log."""
+
+
+async def connect(state: WorkerState, backend: Backend, tls: BackendTls) -> UpstreamConnection:
+    """Return a new connection to *backend* that satisfies *tls*, both handshakes within `connect_s`.
+
+    Raises `TlsFailed`, or the `OSError` of what kept TCP from connecting.
+    """
+    loop = state.loop
+    context = state.backend_tls.get(tls)
+    if context is None:
+        raise TlsFailed("handshake: the files for TLS to backends cannot be used")
+    deadline_s = loop.time() + state.settings.timeouts.connect_s
+    sock = await _connect_tcp(loop, backend, deadline_s)
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(state, backend),
+                sock=sock,
+                ssl=context,
+                server_hostname=tls.name,
+                ssl_shutdown_timeout=_GOODBYE_S,
+            )
+    except OSError as exc:
+        raise TlsFailed(in_words(exc)) from exc
+    return connection
+
+
+async def _connect_tcp(loop: asyncio.AbstractEventLoop, backend: Backend, deadline_s: float) -> socket.socket:
+    """Return a connected socket. Apart from TLS, so that it can be told which of the two has failed."""
+    sock = socket.socket(socket.AF_INET6 if ":" in backend.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        async with asyncio.timeout_at(deadline_s):
+            await loop.sock_connect(sock, (backend.host, backend.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.getsockname() == sock.getpeername():  # connected to ourselves, see `is_own_echo`
+            raise ConnectionRefusedError
+    except BaseException:
+        sock.close()
+        raise
+    return sock
