@@ -22,6 +22,10 @@ BUCKETS_US: Final = (
 
 # A method outside this list counts as OTHER: label values must not come from clients.
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "OTHER")
+# Why a TLS handshake with a client has failed.
+TLS_FAILURES: Final = (
+    "not_tls", "unsupported", "refused_by_client", "no_certificate", "timeout", "gone", "other",
+)  # fmt: skip
 CODE_CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: cut before any status was sent
 
 # Offsets within the block of a service.
@@ -52,6 +56,9 @@ LOG_LINES_DROPPED: Final = 9
 DRAINING: Final = 10  # gauge: 1 after SIGTERM
 HEARTBEAT_MS: Final = 11  # gauge: monotonic clock at the last beat of the loop
 LOOP_LAG_MAX_US: Final = 12  # gauge: the longest stall since the last beat
+TLS_HANDSHAKES: Final = 40  # that were completed
+CERTIFICATES_REJECTED: Final = 41  # pairs of files that could not be loaded
+TLS_FAILED: Final = 42  # [reason], handshakes that were not completed
 _HEAD: Final = 64
 _HEAD_GAUGES: Final = (REVISION, CLIENTS, UPSTREAMS, DRAINING, HEARTBEAT_MS, LOOP_LAG_MAX_US)
 
