@@ -18,7 +18,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import orjson
 
@@ -141,41 +141,40 @@ class Decoder:
             snapshot = TableSnapshot(
                 revision=first["revision"],
                 loaded=first["loaded"],
-                services=tuple(row for _, row in services),
-                backends=tuple(row for _, row in backends),
+                services=tuple(services.rows),
+                backends=tuple(backends.rows),
                 settings=settings,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise SnapshotError(f"not a table snapshot: {exc}") from exc
-        self._services = yield from _replaced(self._services, services)
-        self._backends = yield from _replaced(self._backends, backends)
+        garbage = [*self._services, *self._backends]
+        self._services, self._backends = services.by_line, backends.by_line
+        yield from release(garbage)
         return snapshot
+
+
+class _Rows(Generic[R]):
+    """Rows in order, and by their lines."""
+
+    __slots__ = ("by_line", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[R] = []
+        self.by_line: dict[bytes, R] = {}
 
 
 def _rows(
     read_line: Callable[[], bytes], count: int, known: dict[bytes, R], make: Callable[[dict[str, Any]], R]
-) -> Steps[list[tuple[bytes, R]]]:
-    rows = []
+) -> Steps[_Rows[R]]:
+    found: _Rows[R] = _Rows()
     for index in range(count):
         if not index % ROWS_PER_STEP:
             yield
         line = read_line()
-        rows.append((line, known.get(line) or make(orjson.loads(line))))
-    return rows
-
-
-def _replaced(old: dict[bytes, R], rows: list[tuple[bytes, R]]) -> Steps[dict[bytes, R]]:
-    """Return *rows* as a dict, and let go of *old*."""
-    new = {}
-    for index, (line, row) in enumerate(rows):
-        if not index % ROWS_PER_STEP:
-            yield
-        new[line] = row
-    garbage = list(old.items())
-    old.clear()
-    yield from release(garbage)
-    yield from release(rows)
-    return new
+        row = known.get(line) or make(orjson.loads(line))
+        found.rows.append(row)
+        found.by_line[line] = row
+    return found
 
 
 def _service(raw: dict[str, Any]) -> ServiceRow:

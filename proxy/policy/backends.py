@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from discovery.model import BackendKey
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.routing import Router, compile_routes, compiled
 from proxy.settings import BackendTls
 from proxy.steps import ROWS_PER_STEP, Steps, finish, release
+
+# Service, task, container and port: where a backend is in the table, as a port may serve two services. A
+# plain tuple of plain values is nothing that the garbage collector has to look at.
+_Place: TypeAlias = tuple[str, str, str, int]
 
 
 class Backend:
@@ -20,12 +24,12 @@ class Backend:
     """
 
     __slots__ = (
-        "address", "host", "idle", "in_flight", "key", "port", "removed", "row", "service", "suspect_until_s",
-        "tls",
+        "address", "host", "idle", "in_flight", "place", "port", "removed", "row", "service",
+        "suspect_until_s", "tls",
     )  # fmt: skip
 
     def __init__(self, row: BackendRow, service: Service, tls: BackendTls | None = None) -> None:
-        self.key = BackendKey(row.task_arn, row.container, row.container_port)
+        self.place: _Place = (row.service, row.task_arn, row.container, row.container_port)
         self.service = service
         self.row = row
         self.host = row.host
@@ -36,6 +40,10 @@ class Backend:
         self.suspect_until_s = 0.0  # it refused a connection; others first until then (worker clock)
         self.idle: list[Any] = []  # the pool's: idle connections, newest last
         self.removed = False  # no longer in the table: connections in use end with their exchange
+
+    @property
+    def key(self) -> BackendKey:
+        return BackendKey(*self.place[1:])
 
     @property
     def ready(self) -> bool:
@@ -109,14 +117,14 @@ class Table:
         self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
         self._rows: tuple[ServiceRow, ...] = ()
         self._services: dict[str, Service] = {}
-        self._backends: dict[tuple[str, BackendKey], Backend] = {}  # a port may serve two services
+        self._backends: dict[_Place, Backend] = {}
         self.router: Router[Service] = compile_routes(())
         self.revision = 0
         self.loaded = False
 
     def find(self, service: str, key: BackendKey) -> Backend | None:
         """Return the backend of *service* with *key*, ready or not."""
-        return self._backends.get((service, key))
+        return self._backends.get((service, *key))
 
     def apply(self, snapshot: TableSnapshot) -> list[Backend]:
         """Route by *snapshot* from now on.
@@ -135,7 +143,7 @@ class Table:
         between sees the one or the other. One snapshot must be finished before the next one begins.
         """
         drafts = yield from self._drafts(snapshot.services)
-        backends: dict[tuple[str, BackendKey], Backend] = {}
+        backends: dict[_Place, Backend] = {}
         changed: list[tuple[Backend, BackendRow]] = []
         for index, row in enumerate(snapshot.backends):
             if not index % ROWS_PER_STEP:
@@ -143,16 +151,16 @@ class Table:
             draft = drafts.get(row.service)
             if draft is None:
                 continue
-            backend = self._carry_over(row, draft.service, draft.tls)
+            backend = self._carry_over(row, draft)
             if row is not backend.row and row != backend.row:
                 changed.append((backend, row))
-            backends[row.service, backend.key] = backend
+            backends[backend.place] = backend
             draft.add(backend, row)
         gone = []
-        for index, (key, backend) in enumerate(self._backends.items()):
+        for index, backend in enumerate(self._backends.values()):
             if not index % ROWS_PER_STEP:
                 yield
-            if backends.get(key) is not backend:
+            if backends.get(backend.place) is not backend:
                 gone.append(backend)
         router = self.router
         if snapshot.services != self._rows:
@@ -160,7 +168,7 @@ class Table:
             router = yield from compiled(rules)
         yield
         # The swap: no step ends within it, and it is a few assignments for each object.
-        garbage: list[list[Any]] = [list(self._backends), gone, changed]
+        garbage: list[list[Any]] = [gone, changed]
         services = {name: draft.service for name, draft in drafts.items()}
         for name, old in self._services.items():
             if services.get(name) is not old:
@@ -196,15 +204,16 @@ class Table:
             drafts[row.name] = _Draft(service, row.tls)
         return drafts
 
-    def _carry_over(self, row: BackendRow, service: Service, tls: BackendTls | None) -> Backend:
-        backend = self.find(row.service, BackendKey(row.task_arn, row.container, row.container_port))
+    def _carry_over(self, row: BackendRow, draft: _Draft) -> Backend:
+        backend = self._backends.get((row.service, row.task_arn, row.container, row.container_port))
         if (
             backend is None
-            or backend.service is not service
-            or (backend.host, backend.port) != (row.host, row.port)
-            or (backend.tls is not tls and backend.tls != tls)
+            or backend.service is not draft.service
+            or backend.port != row.port
+            or backend.host != row.host
+            or (backend.tls is not draft.tls and backend.tls != draft.tls)
         ):
-            return Backend(row, service, tls)
+            return Backend(row, draft.service, draft.tls)
         return backend
 
 
