@@ -14,6 +14,7 @@ from proxy.worker.http1.exchange import Exchange
 from proxy.worker.http1.forwarding import forwarding_headers, forwarding_through, within
 from proxy.worker.http1.framing import ChunkedReader, FramingError
 from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
+from proxy.worker.http1.progress import BodyProgress
 from proxy.worker.record import record_refusal
 from proxy.worker.state import WorkerState
 
@@ -21,8 +22,7 @@ from proxy.worker.state import WorkerState
 _HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
 
 _LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
-_LINGER_S: Final = 2.0  # how long, and ...
-_LINGER_BYTES: Final = 64 * 1024  # ... how much is still read after an answer that ends the connection
+_FIRST_REQUEST_S: Final = 2.0  # a drain waits this long for the first request of a new connection
 _UNKNOWN: Final = 2**62  # more than any buffer holds
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
@@ -33,8 +33,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_left", "_paused", "_peer",
-        "_phase", "_port", "_requests", "_scanned", "_state", "_transport", "_trusted", "_unsent_bytes",
-        "deadline_s", "full", "keep_alive", "write",
+        "_phase", "_port", "_progress", "_requests", "_scanned", "_state", "_transport", "_trusted",
+        "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState) -> None:
@@ -50,6 +50,7 @@ class ClientConnection(asyncio.Protocol):
         self._scanned = 0  # how far `_buffer` has been searched for the end of the head
         self._left = 0
         self._chunks: ChunkedReader | None = None
+        self._progress: BodyProgress | None = None
         self._requests = 0
         self._paused = False
         self._eof = False
@@ -70,11 +71,15 @@ class ClientConnection(asyncio.Protocol):
         if not self._paused and self._phase != _OVER:
             self._paused = True
             self.deadline_s = 0.0
+            if self._progress is not None:
+                self._progress.pause(self._state.now_s)
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self._paused and self._phase != _OVER:
             self._paused = False
+            if self._progress is not None:
+                self._progress.resume(self._state.now_s)
             if self._phase == _BODY:
                 self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
             self._transport.resume_reading()
@@ -96,7 +101,7 @@ class ClientConnection(asyncio.Protocol):
     def _hold_back(self) -> None:
         """Take no request while the client does not take its answers: they would pile up here."""
         self.pause_reading()
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_write_s
 
     def _go_on(self) -> None:
         self.resume_reading()
@@ -136,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
             self._phase = _OVER
             self._transport.close()
         else:  # the first request of a connection just accepted is on its way
-            self.deadline_s = self._state.now_s + _LINGER_S
+            self.deadline_s = self._state.now_s + _FIRST_REQUEST_S
 
     def abort(self) -> None:
         """Drop the connection: the drain deadline has passed."""
@@ -151,7 +156,7 @@ class ClientConnection(asyncio.Protocol):
         unsent = self._transport.get_write_buffer_size()
         if 0 < unsent < self._unsent_bytes:  # slow, but it does take its response
             self._unsent_bytes = unsent
-            self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+            self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_write_s
             return
         phase, exchange = self._phase, self._exchange
         if phase == _HEAD and not self._buffer and not unsent:
@@ -163,6 +168,8 @@ class ClientConnection(asyncio.Protocol):
             exchange.on_request_refused(errors.BODY_TIMEOUT, "the body stopped arriving")
         elif exchange is not None:  # it does not take its response
             exchange.on_client_lost()
+            self.cut()
+        elif unsent:  # nor the end of one that is over for us
             self.cut()
         else:
             self._phase = _OVER
@@ -210,10 +217,9 @@ class ClientConnection(asyncio.Protocol):
         return True  # it has said all it will; the response still goes out
 
     def pause_writing(self) -> None:
-        # A client that takes nothing for as long as a silent one may say nothing is given up.
         self.full = True
         self._unsent_bytes = self._transport.get_write_buffer_size()
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_write_s
         if self._exchange is not None:
             self._exchange.on_client_full()
         elif self._phase == _HEAD:
@@ -298,7 +304,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _start_body(self, exchange: Exchange, head: RequestHead, rest: bytes) -> None:
         self._phase = _BODY
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+        settings = self._state.settings
+        self.deadline_s = self._state.now_s + settings.timeouts.request_body_s
         if head.length == CHUNKED:
             self._chunks = ChunkedReader()
         else:
@@ -306,24 +313,43 @@ class ClientConnection(asyncio.Protocol):
             self._left = head.length
         try:
             payload, ended = self._take_body(rest)
+            limit = settings.limits.request_body_bytes
+            if limit and (head.length > limit or len(payload) > limit):
+                raise HeadError(errors.BODY_TOO_LARGE, f"the body is larger than {limit} bytes")
         except FramingError as exc:
             # Refused before any of it was sent: count it as the malformed request it is.
-            self._exchange = None
             self._refuse(HeadError(errors.BAD_REQUEST, str(exc)))
             return
+        except HeadError as exc:
+            self._refuse(exc)
+            return
+        if not ended:
+            self._progress = BodyProgress()
         exchange.start(payload, ended=ended)
 
     def _on_body_bytes(self, data: bytes) -> None:
-        exchange = self._exchange
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
-        if exchange is None:
+        exchange, progress = self._exchange, self._progress
+        state = self._state
+        self.deadline_s = state.now_s + state.settings.timeouts.request_body_s
+        if exchange is None or progress is None:
             return
         try:
             payload, ended = self._take_body(data)
         except FramingError as exc:
             exchange.on_request_refused(errors.BAD_REQUEST, str(exc))
             return
-        exchange.on_request_body(payload, ended=ended)
+        received, limit = exchange.rx_bytes + len(payload), state.settings.limits.request_body_bytes
+        if limit and received > limit:
+            exchange.on_request_refused(
+                errors.BODY_TOO_LARGE, f"the chunks of the body are larger than {limit} bytes"
+            )
+        elif ended:
+            self._progress = None
+            exchange.on_request_body(payload, ended=True)
+        elif progress.too_slow(state.now_s, received, state.settings):
+            exchange.on_request_refused(errors.BODY_TIMEOUT, "the body arrives too slowly")
+        else:
+            exchange.on_request_body(payload, ended=False)
 
     def _take_body(self, data: bytes) -> tuple[bytes, bool]:
         """Return (payload, whether the body is whole now); what follows it waits in the buffer."""
@@ -356,6 +382,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, refusal: HeadError) -> None:
         """Answer a head that cannot be trusted, and close: nothing behind it can be either."""
+        self._exchange = None
         request_id = self._state.next_request_id()
         self.write(replies.error_bytes(refusal.error, request_id, status=refusal.status))
         record_refusal(self._state, refusal.error, refusal.status, request_id, refusal.detail)
@@ -364,7 +391,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close so that the last answer arrives: bytes still unread would turn the close into a reset."""
-        self.deadline_s = self._state.now_s + _LINGER_S
+        self.deadline_s = self._state.now_s + self._state.settings.timeouts.linger_s
         self._unsent_bytes = _UNKNOWN
         if self._eof:
             self._phase = _OVER
@@ -372,7 +399,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = _LINGER
         self._buffer = b""
-        self._left = _LINGER_BYTES
+        self._left = self._state.settings.limits.linger_bytes
         if self._paused:
             self._paused = False
             self._transport.resume_reading()

@@ -296,7 +296,7 @@ def test_a_backends_connection_is_read_again_after_a_slow_client(stage: Stage) -
 
 def test_a_client_that_reads_nothing_is_given_up(stage: Stage) -> None:
     """F30: it holds a connection of the backend, and memory here."""
-    stage.serve(answering(response(b"x" * 30_000_000)), request_body_s=0.5)
+    stage.serve(answering(response(b"x" * 30_000_000)), client_write_s=0.5)
     client = stage.client(receive_buffer_bytes=4096)
     client.keep_received = False
     client.send(request())
@@ -313,7 +313,7 @@ def test_a_client_that_leaves_the_end_of_a_response_unread_is_given_up(
     """F30: also where the exchange is over and only our buffer still holds the rest."""
     before = stage.worker.head(sb.CLIENTS)
     stage.serve(
-        answering(response(b"x" * 6_000_000)), request_body_s=1.0, client_idle_s=1.0, buffer_bytes=8_000_000
+        answering(response(b"x" * 6_000_000)), client_write_s=1.0, client_idle_s=1.0, buffer_bytes=8_000_000
     )
     client = stage.client(receive_buffer_bytes=4096)
     client.send(request("/", *lines))
