@@ -108,6 +108,13 @@ def _timing(config: Config) -> Iterator[Problem]:
             "`request_line_bytes` is larger than `request_head_bytes`, which the line is part of",
             f"write at most {config.limits.request_head_bytes}",
         )
+    timeouts = config.timeouts
+    if timeouts.lb_drain_s >= timeouts.drain_s:
+        yield Problem(
+            (("timeouts", "lb_drain_s"), ("timeouts", "drain_s")),
+            f"`lb_drain_s` ({timeouts.lb_drain_s:g}) leaves nothing of `drain_s` ({timeouts.drain_s:g})",
+            "write less than `drain_s`; 0 where no load balancer stands in front",
+        )
 
 
 def _health(health: Health, path: Path) -> Iterator[Problem]:

@@ -154,6 +154,7 @@ address = "{admin}"
 
 [timeouts]
 drain_s = 3.0
+lb_drain_s = 0.0
 
 [health]
 path = "/health"

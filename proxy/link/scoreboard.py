@@ -55,12 +55,20 @@ SNAPSHOTS_REJECTED: Final = 8
 LOG_LINES_DROPPED: Final = 9
 DRAINING: Final = 10  # gauge: 1 after SIGTERM
 HEARTBEAT_MS: Final = 11  # gauge: monotonic clock at the last beat of the loop
-LOOP_LAG_MAX_US: Final = 12  # gauge: the longest stall since the last beat
+LOOP_LAG_MAX_US: Final = 12  # gauge: the longest stall of the last 15 to 30 s
+STALLS: Final = 13  # times the loop stood still for longer than STALL_US
+ACCEPTING: Final = 14  # gauge: 1 once the worker takes connections
+DRAIN_MS: Final = 15  # gauge: `drain_s`, and ...
+STALL_RESTART_MS: Final = 16  # ... `stall_restart_s` as this worker has them, for the supervisor
 TLS_HANDSHAKES: Final = 40  # that were completed
 CERTIFICATES_REJECTED: Final = 41  # pairs of files that could not be loaded
 TLS_FAILED: Final = 42  # [reason], handshakes that were not completed
 _HEAD: Final = 64
-_HEAD_GAUGES: Final = (REVISION, CLIENTS, UPSTREAMS, DRAINING, HEARTBEAT_MS, LOOP_LAG_MAX_US)
+STALL_US: Final = 100_000
+_HEAD_GAUGES: Final = (
+    REVISION, CLIENTS, UPSTREAMS, DRAINING, HEARTBEAT_MS, LOOP_LAG_MAX_US, ACCEPTING, DRAIN_MS,
+    STALL_RESTART_MS,
+)  # fmt: skip
 
 SERVICE_SLOTS: Final = 4096  # slot 0 takes requests of no service and services beyond the last slot
 NO_SERVICE: Final = 0

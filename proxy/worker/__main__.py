@@ -12,17 +12,23 @@ from proxy.worker.process import Inheritance, serve
 def main() -> None:
     parser = argparse.ArgumentParser(prog="anyport worker", description=__doc__)
     parser.add_argument("--row", type=int, required=True)
-    parser.add_argument("--listeners", required=True, help="descriptors, comma separated")
+    parser.add_argument(
+        "--listeners", required=True, help="descriptors: `+` within a [[listener]], `,` between"
+    )
+    parser.add_argument("--held", action="store_true", help="the listening sockets outlive anyport")
+    parser.add_argument("--patient", action="store_true", help="accept only once there is a table")
     for name in ("link", "scoreboard", "snapshot", "lifeline"):
         parser.add_argument(f"--{name}", type=int, required=True, help="descriptor")
     args = parser.parse_args()
     given = Inheritance(
         row=args.row,
-        listeners=tuple(int(fd) for fd in args.listeners.split(",")),
+        listeners=tuple(tuple(map(int, fds.split("+"))) for fds in args.listeners.split(",")),
         link=args.link,
         scoreboard=args.scoreboard,
         snapshot=args.snapshot,
         lifeline=args.lifeline,
+        held=args.held,
+        patient=args.patient,
     )
     uvloop.run(serve(given))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import faulthandler
 import os
 import signal
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -15,14 +14,17 @@ from typing import Any, Final
 from proxy.link import reports
 from proxy.link import scoreboard as sb
 from proxy.link.scoreboard import Scoreboard
+from proxy.link.sockets import BACKLOG
 from proxy.worker.accesslog import AccessLogWriter
+from proxy.worker.drain import Ending, drain
 from proxy.worker.follow import Follower
+from proxy.worker.garbage import settle
 from proxy.worker.http1.downstream import ClientConnection
 from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
 
 _STDOUT: Final = 1
-_LAST_ACCEPTS_S: Final = 0.1  # how long the accept queue is still served once nobody can join it
+_PATIENCE_S: Final = 0.02  # between two looks whether there is a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +32,13 @@ class Inheritance:
     """The descriptors a worker gets from the supervisor."""
 
     row: int  # of the scoreboard
-    listeners: tuple[int, ...]
+    listeners: tuple[tuple[int, ...], ...]  # the sockets of each [[listener]]; usually one
     link: int
     scoreboard: int
     snapshot: int  # the newest one so far, or -1
     lifeline: int  # reads end-of-file when the supervisor is gone
+    held: bool = False  # the sockets outlive anyport: systemd keeps them for the next one
+    patient: bool = False  # a predecessor still serves: accept only once there is a table
 
 
 async def serve(given: Inheritance) -> None:
@@ -59,27 +63,33 @@ class Worker:
         self._state = state
         self._given = given
         self._link = link
-        self._stop = asyncio.Event()
-        self._abandoned = False
+        self._ending = Ending()
 
     async def run(self) -> None:
         loop, state, given = self._state.loop, self._state, self._given
         follower = Follower(state, self._link, given.snapshot)
         follower.begin()
+        settle()
         loop.add_reader(self._link.fileno(), follower.on_link)
         loop.add_reader(given.lifeline, self._on_lifeline)
-        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        loop.add_signal_handler(signal.SIGTERM, self._ending.terminate)
+        loop.add_signal_handler(signal.SIGUSR2, self._ending.hand_over)
+        faulthandler.register(signal.SIGUSR1, all_threads=True)  # even while Python code does not return
         # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.set_exception_handler(self.on_bug)
         following = state.tasks.create_task(follower.run(), name="follow")
         ticking = state.tasks.create_task(self._tick(), name="tick")
-        servers = [
-            await loop.create_server(lambda: ClientConnection(state), sock=socket.socket(fileno=fd))
-            for fd in given.listeners
-        ]
-        await self._stop.wait()
-        await self._drain(servers)
+        sockets = [socket.socket(fileno=fd) for fds in given.listeners for fd in fds]
+        servers = []
+        if await self._may_accept():
+            servers = [
+                await loop.create_server(lambda: ClientConnection(state), sock=sock, backlog=BACKLOG)
+                for sock in sockets
+            ]
+            state.head[sb.ACCEPTING] = 1
+        await self._ending.begun.wait()
+        await drain(state, self._ending, servers, sockets, held=given.held)
         ticking.cancel()
         following.cancel()
         loop.remove_reader(self._link.fileno())
@@ -98,36 +108,14 @@ class Worker:
         """Take what a callback has raised: the loop has closed its connection, the worker goes on."""
         record_bug(self._state, context.get("exception") or RuntimeError(context["message"]))
 
-    def _on_sigterm(self) -> None:
-        if self._stop.is_set():  # the second one: whoever sends it does not want to wait
-            self._state.drained.set()
-        self._stop.set()
-
     def _on_lifeline(self) -> None:
         """The supervisor died. It held the sockets; without it a successor could not be told apart."""
         self._state.loop.remove_reader(self._given.lifeline)
-        self._abandoned = True
-        self._stop.set()
+        self._ending.hurry()
 
-    async def _drain(self, servers: Iterable[asyncio.Server]) -> None:
-        """Finish what is in flight, within the drain time."""
-        state = self._state
-        state.draining = True
-        state.head[sb.DRAINING] = 1
-        await asyncio.sleep(_LAST_ACCEPTS_S)
-        for server in servers:
-            server.close()
-        for client in list(state.clients):
-            if isinstance(client, ClientConnection):
-                client.drain()
-        if not self._abandoned:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(state.settings.timeouts.drain_s):
-                    await state.drained.wait()
-        self._abort_all()
-        await asyncio.sleep(0)  # lets the transports close
-
-    def _abort_all(self) -> None:
-        for item in list(self._state.watched):
-            with contextlib.suppress(OSError):
-                item.abort()
+    async def _may_accept(self) -> bool:
+        """Return True when it is time to accept, False if the end comes first."""
+        state, ending = self._state, self._ending
+        while self._given.patient and not (state.table.loaded or ending.begun.is_set()):  # noqa: ASYNC110
+            await asyncio.sleep(_PATIENCE_S)
+        return not ending.begun.is_set()

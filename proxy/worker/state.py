@@ -15,6 +15,7 @@ from proxy.link.scoreboard import Scoreboard
 from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
 from proxy.worker.accesslog import AccessLogWriter, now
+from proxy.worker.heartbeat import Heartbeat
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
 
@@ -33,8 +34,8 @@ class WorkerState:
     """One per process; handed to every connection. Nothing here blocks."""
 
     __slots__ = (
-        "_id_counter", "_id_prefix", "backend_tls", "clients", "drained", "draining", "head", "log", "loop",
-        "no_service", "now_s", "random", "report", "settings", "table", "tasks", "watched",
+        "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "clients", "draining", "head", "log",
+        "loop", "no_service", "now_s", "random", "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -62,9 +63,9 @@ class WorkerState:
         self.random = random
         self.now_s = loop.time()  # coarse: moved on by the tick, read by everything with a deadline
         self.draining = False
-        self.drained = asyncio.Event()  # set by the tick once draining has left no client
         self.watched: set[Watched] = set()
         self.clients: set[Watched] = set()
+        self._heartbeat = Heartbeat(self.head, self.now_s)
         # A request id is unique per worker start and request; it is not a secret.
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_counter = 0
@@ -76,13 +77,8 @@ class WorkerState:
     def tick(self) -> None:
         """Move the coarse clock on and call what is overdue. One scan, no timer object per connection."""
         now_s = self.loop.time()
-        late_us = int((now_s - self.now_s - TICK_S) * 1e6)
-        if late_us > self.head[sb.LOOP_LAG_MAX_US]:
-            self.head[sb.LOOP_LAG_MAX_US] = late_us
-        self.head[sb.HEARTBEAT_MS] = int(now_s * 1000)
+        self._heartbeat.beat(now_s, now_s - self.now_s - TICK_S, self.settings.timeouts)
         self.now_s = now_s
         for item in [w for w in self.watched if 0.0 < w.deadline_s <= now_s]:
             item.on_deadline()
-        if self.draining and not self.clients:
-            self.drained.set()
         self.log.flush()

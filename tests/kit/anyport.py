@@ -38,7 +38,7 @@ class Anyport:
             f'[metrics]\naddress = "127.0.0.1:{self.metrics_port}"\n'
             f'[admin]\naddress = "127.0.0.1:{self.admin_port}"\n{config}'
         )
-        self._environ = {**os.environ, **(environ or {})}
+        self._environ = {"ANYPORT_TIMEOUTS__LB_DRAIN_S": "0", **os.environ, **(environ or {})}
         self._log_path = folder / "anyport.log"
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from proxy.link import scoreboard as sb
-from proxy.settings import WorkerSettings
+from proxy.settings import Timeouts, WorkerSettings
 from tests.kit.backends import Script, ScriptedBackend, answering
 from tests.kit.wire import Message, Wire
 from tests.kit.workers import WorkerProcess, backend, service, wait_for
@@ -16,7 +16,7 @@ from tests.kit.workers import WorkerProcess, backend, service, wait_for
 
 def settings(**changes: Any) -> WorkerSettings:
     """Return the defaults with *changes*, each key given without its section (`connect_s=0.2`)."""
-    made = WorkerSettings()
+    made = WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
     for key, value in changes.items():
         if key == "trusted_proxies":
             made = replace(made, trusted_proxies=value)

@@ -16,8 +16,8 @@ from proxy.link import scoreboard as sb
 from proxy.link import snapshots
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
-from proxy.settings import WorkerSettings
-from proxy.supervisor import listen
+from proxy.link.sockets import listen
+from proxy.settings import Timeouts, WorkerSettings
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
@@ -61,7 +61,7 @@ class WorkerProcess:
     """One worker on a port of 127.0.0.1; `publish` is what the control process would send."""
 
     def __init__(self, *, settings: WorkerSettings | None = None, rows: int = 1) -> None:
-        self.settings = settings or WorkerSettings()
+        self.settings = settings or WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
         self.board = Scoreboard.create(rows)
         self.listener = listen("127.0.0.1", 0)
         self.port: int = self.listener.getsockname()[1]
