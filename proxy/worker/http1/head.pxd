@@ -28,8 +28,8 @@ cdef class ResponseHead:
 
 cpdef Py_ssize_t find_end(bytes buffer, Py_ssize_t start, Py_ssize_t limit) except -2
 
-cdef inline Py_ssize_t _token_end(bytes data, Py_ssize_t at)
-cdef inline Py_ssize_t _value_end(bytes data, Py_ssize_t at)
+cdef Py_ssize_t _token_end(bytes data, Py_ssize_t at)
+cdef Py_ssize_t _value_end(bytes data, Py_ssize_t at)
 
 @cython.locals(
     request=RequestHead, size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
@@ -52,7 +52,7 @@ cdef _check_upgrade(RequestHead request)
 cdef _drop_nominated(RequestHead request, frozenset tokens)
 cdef frozenset _connection_tokens(bytes value)
 
-@cython.locals(size=Py_ssize_t, at=Py_ssize_t)
+@cython.locals(size=Py_ssize_t, at=Py_ssize_t, port=int)
 cdef bint _is_host(bytes value) except -1
 
 @cython.locals(size=Py_ssize_t, at=Py_ssize_t)

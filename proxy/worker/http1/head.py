@@ -45,14 +45,16 @@ def _byte_classes() -> bytes:
 _CLASS: Final = _byte_classes()
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_BRACKETED_HOST = re.compile(rb"\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_BRACKETED_HOST = re.compile(rb"\[[0-9A-Fa-f:.]+\](?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
+_CODINGS = re.compile(rb"[!#-'*+\-.^-z|~0-9A-Z]+(?:[ \t]*,[ \t]*[!#-'*+\-.^-z|~0-9A-Z]+)*")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._=+/-]{1,128}")
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes in base64 (RFC 6455 section 4.1)
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:.*[, ])?timeout=([0-9]{1,6})(?:[, ].*)?", re.IGNORECASE)
 _LENGTH_DIGITS_MAX: Final = 19
 _LENGTH_MAX: Final = 2**63 - 1
 _METHOD_BYTES_MAX: Final = 32
+_PORT_MAX: Final = 65_535
 _NOT_SERVED: Final = frozenset((b"TRACE", b"TRACK", b"CONNECT"))
 _METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
@@ -73,6 +75,7 @@ _NOT_NOMINABLE: Final = frozenset(
         b"x-request-id",
     )
 )  # fmt: skip
+_NOT_NOMINABLE_BEGINNINGS: Final = (b"x-forwarded-", b"x-anyport-")
 _CONNECTION_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b""))
 _COMMON_CONNECTION: Final = {
     b"keep-alive": frozenset((b"keep-alive",)),
@@ -107,6 +110,7 @@ _REQUEST_FIELDS: Final[dict[bytes, int]] = {
     b"x-forwarded-for": _FORWARDED_FOR,
     b"x-forwarded-proto": _FORWARDED_PROTO,
     b"x-request-id": _ID,
+    b"x-anyport-attempt": _DROP,  # ours to say, and only of a retry
     **dict.fromkeys(_HOP, _DROP),
 }
 _RESPONSE_FIELDS: Final[dict[bytes, int]] = {
@@ -310,8 +314,9 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         elif meaning == _EXPECT:
             if request.expects_continue or value.lower() != b"100-continue":
                 raise HeadError(errors.PROTOCOL_REFUSED, "only Expect: 100-continue is understood", 417)
-            request.expects_continue = True
-            continue
+            if minor:  # HTTP/1.0 does not know it (RFC 9110 section 10.1.1)
+                request.expects_continue = True
+                continue
         elif meaning == _UPGRADE:
             upgrade = value if upgrade is None else upgrade + b"," + value
         elif meaning == _FORWARDED_FOR:
@@ -389,16 +394,16 @@ def _assemble(request: RequestHead, spans: list[bytes], added: bytes) -> None:
 
 def _check_upgrade(request: RequestHead) -> None:
     """Leave only an upgrade that may go through."""
-    if not request.minor or request.length or b"h2c" in request.upgrade:
+    if not request.minor or request.length or request.upgrade != b"websocket":
         # A second protocol behind our back, or a body before it: it goes on without the upgrade (S42).
         request.upgrade = b""
-    elif request.upgrade == b"websocket":
-        if request.method != b"GET":
-            raise HeadError(errors.BAD_REQUEST, "a WebSocket handshake is a GET")
-        if _WEBSOCKET_KEY.fullmatch(field_value(request.lines, b"sec-websocket-key")) is None:
-            raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Key is not one key of 16 bytes in base64")
-        if field_value(request.lines, b"sec-websocket-version") != b"13":
-            raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Version is not 13")
+        return
+    if request.method != b"GET":
+        raise HeadError(errors.BAD_REQUEST, "a WebSocket handshake is a GET")
+    if _WEBSOCKET_KEY.fullmatch(field_value(request.lines, b"sec-websocket-key")) is None:
+        raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Key is not one key of 16 bytes in base64")
+    if field_value(request.lines, b"sec-websocket-version") != b"13":
+        raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Version is not 13")
 
 
 def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
@@ -537,13 +542,16 @@ def _is_host(value: bytes) -> bool:
     if at == size:
         return size > 0
     if at == 0 and value[0] == 91:  # "[", an IPv6 literal
-        return _BRACKETED_HOST.fullmatch(value) is not None
+        literal = _BRACKETED_HOST.fullmatch(value)
+        return literal is not None and int(literal[1] or 0) <= _PORT_MAX
     if value[at] != 58 or at == 0 or size - at > 6 or size - at < 2:  # ":" and at most five digits
         return False
     at += 1
+    port = 0
     while at < size and _CLASS[value[at]] & _DIGIT_BIT:
+        port = port * 10 + value[at] - 48
         at += 1
-    return at == size
+    return at == size and port <= _PORT_MAX
 
 
 def _body_length(value: bytes, error: ErrorCode) -> int:
@@ -561,9 +569,11 @@ def _body_length(value: bytes, error: ErrorCode) -> int:
 def _only_chunked(coding: bytes, minor: int) -> None:
     if not minor:
         raise HeadError(errors.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")
-    if coding.lower() != b"chunked":
-        known_shape = re.fullmatch(rb"[a-z]+(?:, ?chunked)?", coding.lower())
-        if known_shape and not coding.lower().startswith((b"chunked", b"identity", b"xchunked")):
+    coding = coding.lower()
+    if coding != b"chunked":
+        before_the_last = [name.strip(b" \t") for name in coding.split(b",")]
+        before_the_last.pop()
+        if _CODINGS.fullmatch(coding) and b"chunked" not in before_the_last:
             raise HeadError(errors.PROTOCOL_REFUSED, "this transfer coding is not implemented", 501)
         raise HeadError(errors.BAD_REQUEST, "Transfer-Encoding is not exactly chunked")
 
@@ -579,7 +589,7 @@ def _drop_nominated(request: RequestHead, tokens: frozenset[bytes]) -> None:
     """Remove what the Connection header wants removed (RFC 9110 section 7.6.1)."""
     names = tokens - _CONNECTION_OPTIONS
     if names:
-        if names & _NOT_NOMINABLE:
+        if names & _NOT_NOMINABLE or any(name.startswith(_NOT_NOMINABLE_BEGINNINGS) for name in names):
             raise HeadError(
                 errors.BAD_REQUEST, "the Connection header names a header that must not be dropped"
             )
@@ -606,6 +616,8 @@ def _refused_request_line(head: bytes, limits: Limits) -> HeadError:
         return HeadError(
             errors.HEAD_TOO_LARGE, f"the request line is larger than {limits.request_line_bytes} bytes", 414
         )
+    if line == b"PRI * HTTP/2.0":
+        return HeadError(errors.BAD_REQUEST, "this is HTTP/2, which is not served without being agreed on")
     version = _VERSION.fullmatch(line[line.rfind(b" ") + 1 :])
     if version and version[1] >= b"2":
         return HeadError(errors.PROTOCOL_REFUSED, "this HTTP version is not served", 505)

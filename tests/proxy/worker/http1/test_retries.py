@@ -136,7 +136,13 @@ def test_once_delivered_later_refusals_do_not_make_it_undelivered(stage: Stage) 
         assert "delivered=yes" in words(answer)[1]
 
 
-@pytest.mark.parametrize("lines", [("Upgrade: echo", "Connection: upgrade"), ("Expect: 100-continue",)])
+_HANDSHAKE = (
+    "Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [_HANDSHAKE, ("Expect: 100-continue",)])
 def test_upgrades_and_expectations_are_not_sent_again(stage: Stage, lines: tuple[str, ...]) -> None:
     """Reliability section 3: what either of them has started cannot be told from outside."""
     backends = [stage.backend(resetting()) for _ in range(2)]

@@ -140,22 +140,15 @@ def test_a_101_nobody_asked_for_is_refused(stage: Stage) -> None:
     assert words(stage.ask(request()))[0] == "upgrade_failed"
 
 
-def test_other_upgrades_are_tunnelled(stage: Stage) -> None:
-    """Docker's attach, for example."""
-
-    def script(visit: Visit) -> None:
-        assert visit.read_request().get("upgrade") == b"tcp"
-        visit.send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nraw")
-        visit.send(visit.read_exactly(3))
-
-    stage.serve(script)
+@pytest.mark.parametrize("value", ["tcp", "TLS/1.0", "websocket, h2c", "spdy/3.1", "web socket"])
+def test_a_request_for_another_protocol_is_served_as_http_1_1(stage: Stage, value: str) -> None:
+    """S42: only a WebSocket may take a connection out of sight, and a server may ignore any other wish."""
+    backend = stage.serve()
     client = stage.client()
-    client.send(request("/", "Connection: Upgrade", "Upgrade: tcp"))
-    assert client.read_response().status == 101
-    assert client.read_exactly(3) == b"raw"
-    client.send(b"abc")
-    assert client.read_exactly(3) == b"abc"
-    assert client.at_end()
+    client.send(request("/a", "Connection: Upgrade", f"Upgrade: {value}") + request("/b"))
+    assert [client.read_response().body for _ in range(2)] == [b"/a", b"/b"]
+    assert [seen.get("upgrade") for seen in backend.requests] == [None, None]
+    assert [seen.get("connection") for seen in backend.requests] == [None, None]
 
 
 def test_a_request_for_h2c_is_served_as_http_1_1(stage: Stage) -> None:
