@@ -79,6 +79,7 @@ class Follower:
             os.close(fd)
         if snapshot.revision <= state.table.revision:
             return
+        yield from state.client_tls.follow(snapshot.settings.listeners)
         state.settings = snapshot.settings
         for row in snapshot.services:
             if row.tls is not None:

@@ -19,7 +19,7 @@ from proxy.worker.accesslog import AccessLogWriter
 from proxy.worker.drain import Ending, drain
 from proxy.worker.follow import Follower
 from proxy.worker.garbage import settle
-from proxy.worker.http1.downstream import ClientConnection
+from proxy.worker.listeners import opener
 from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
 
@@ -80,12 +80,13 @@ class Worker:
         loop.set_exception_handler(self.on_bug)
         following = state.tasks.create_task(follower.run(), name="follow")
         ticking = state.tasks.create_task(self._tick(), name="tick")
-        sockets = [socket.socket(fileno=fd) for fds in given.listeners for fd in fds]
+        opened = [(i, socket.socket(fileno=fd)) for i, fds in enumerate(given.listeners) for fd in fds]
+        sockets = [sock for _, sock in opened]
         servers = []
         if await self._may_accept():
             servers = [
-                await loop.create_server(lambda: ClientConnection(state), sock=sock, backlog=BACKLOG)
-                for sock in sockets
+                await loop.create_server(opener(state, index), sock=sock, backlog=BACKLOG)
+                for index, sock in opened
             ]
             state.head[sb.ACCEPTING] = 1
         await self._ending.begun.wait()

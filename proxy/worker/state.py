@@ -16,6 +16,7 @@ from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
 from proxy.worker.accesslog import AccessLogWriter, now
 from proxy.worker.heartbeat import Heartbeat
+from proxy.worker.tls import ListenersTls
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
 
@@ -34,7 +35,8 @@ class WorkerState:
     """One per process; handed to every connection. Nothing here blocks."""
 
     __slots__ = (
-        "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "clients", "draining", "head", "log",
+        "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "client_tls",
+        "clients", "draining", "head", "log",
         "loop", "no_service", "now_s", "random", "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
@@ -56,6 +58,7 @@ class WorkerState:
         self.table = Table(lambda slot: board.begin_block(row, slot))
         self.settings = WorkerSettings()
         self.log = log
+        self.client_tls = ListenersTls(loop, self.head)
         self.backend_tls = Contexts(
             lambda why: log.add({"time": now(), "warning": f"TLS to backends: {why}"})
         )

@@ -78,7 +78,8 @@ class ListenersTls:
     def __init__(self, loop: asyncio.AbstractEventLoop, head: memoryview[int]) -> None:
         self._loop = loop
         self._head = head
-        self._loaded: dict[tuple[str, str], tuple[str, ssl.SSLContext]] = {}  # (fingerprint, context) by files
+        # By the names of the two files: the fingerprint of what was in them, and the context.
+        self._loaded: dict[tuple[str, str], tuple[str, ssl.SSLContext]] = {}
         self._listeners: dict[int, ListenerTls] = {}
         self._retry: asyncio.TimerHandle | None = None
 
@@ -144,8 +145,3 @@ def fingerprint_of(cert: str) -> str:
 def _no_passphrase() -> str:
     # Without this OpenSSL would ask for one on the terminal.
     raise ValueError("the key is encrypted")
-
-
-def opens_tls(listeners: Sequence[ListenerSettings], index: int) -> bool:
-    """Return whether connections of the listener with this *index* begin with a TLS handshake."""
-    return index < len(listeners) and bool(listeners[index].tls)

@@ -1,12 +1,13 @@
 """A client's TLS connection: below it a transport of bytes, above it a protocol that sees a transport.
 
-Not the loop's own TLS, because this one says why a handshake failed and sends the alert, half-closes, knows what
-is unsent, gives the bytes of a PROXY header's connection on, and has its deadlines where all others are.
+Not the loop's own TLS: that one hides failed handshakes and swallows their alerts, cannot half-close, does
+not know what is still unsent, and keeps a timer and a buffer of 256 KiB for each connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
@@ -156,13 +157,16 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         """Pass on all that can be decrypted of what has come, as one piece."""
         read, incoming = self._ssl.read, self._incoming
         parts = []
+        ended = False
         try:
-            while data := read(_RECORD_BYTES):
-                parts.append(data)
-                if not incoming.pending:  # asking in vain costs an exception
+            while incoming.pending:  # asking in vain costs an exception
+                data = read(_RECORD_BYTES)
+                if not data:
+                    ended = True
                     break
+                parts.append(data)
         except ssl.SSLWantReadError:
-            data = b"-"
+            pass
         except ssl.SSLError:  # a broken record, or an alert of the client
             self._flush()
             self.abort()
@@ -171,7 +175,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._flush()
         if parts:
             self._app.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
-        if not data and not self._eof and self._phase == _OPEN:
+        if ended and not self._eof and self._phase == _OPEN:
             self._eof = True
             self._keep_open()
 
@@ -184,29 +188,30 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     def _flush(self) -> None:
         data = self._outgoing.read()
-        if data:
+        if data and not self._closed:
             self._tcp.write(data)
 
     def _close_notify(self) -> None:
         if self._phase == _OPEN and not self._closed:
-            self._closed = True
-            try:
+            with contextlib.suppress(ssl.SSLError):  # it asks for the client's own, which may never come
                 self._ssl.unwrap()
-            except ssl.SSLError:  # the client has not sent its own yet
-                pass
             self._flush()
+            self._closed = True
 
     # The transport for the protocol above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed or self._phase != _OPEN:
             return
-        size = len(data)
-        sent = self._ssl.write(data)
-        while sent < size:
-            data = memoryview(data)[sent:]
-            size -= sent
-            sent = self._ssl.write(data)
+        encrypt = self._ssl.write
+        left = len(data)
+        try:
+            left -= encrypt(data)
+            while left:
+                left -= encrypt(memoryview(data)[-left:])
+        except ssl.SSLError:
+            self.abort()
+            return
         self._tcp.write(self._outgoing.read())
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:

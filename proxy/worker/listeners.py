@@ -1,0 +1,28 @@
+"""How a connection begins at each listener."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.worker.http1.downstream import ClientConnection
+from proxy.worker.state import WorkerState
+from proxy.worker.tls_connection import TlsConnection
+
+
+def opener(state: WorkerState, index: int) -> Callable[[], asyncio.Protocol]:
+    """Return what makes the protocol of each connection of the listener with this *index*.
+
+    The settings are asked for each connection, so a reload can give a listener TLS or take it away.
+    """
+
+    def plain() -> ClientConnection:
+        return ClientConnection(state)
+
+    def make() -> asyncio.Protocol:
+        listeners = state.settings.listeners
+        if index < len(listeners) and listeners[index].tls:
+            return TlsConnection(state, state.client_tls.get(index), plain)
+        return plain()
+
+    return make
