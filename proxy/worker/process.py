@@ -78,8 +78,8 @@ class Worker:
         # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.set_exception_handler(self.on_bug)
-        following = state.tasks.create_task(follower.run(), name="follow")
-        ticking = state.tasks.create_task(self._tick(), name="tick")
+        state.tasks.create_task(follower.run(), name="follow")
+        state.tasks.create_task(self._tick(), name="tick")
         opened = [(i, socket.socket(fileno=fd)) for i, fds in enumerate(given.listeners) for fd in fds]
         sockets = [sock for _, sock in opened]
         servers = []
@@ -91,8 +91,8 @@ class Worker:
             state.head[sb.ACCEPTING] = 1
         await self._ending.begun.wait()
         await drain(state, self._ending, servers, sockets, held=given.held)
-        ticking.cancel()
-        following.cancel()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # dials for whom nobody waits any more too
+            task.cancel()
         loop.remove_reader(self._link.fileno())
         loop.remove_reader(given.lifeline)
         self._link.close()

@@ -144,8 +144,15 @@ class ClientConnection(asyncio.Protocol):
             self.deadline_s = self._state.now_s + _FIRST_REQUEST_S
 
     def abort(self) -> None:
-        """Drop the connection: the drain deadline has passed."""
-        exchange, self._exchange = self._exchange, None
+        """End it now: the drain deadline has passed. What has reached no backend is told so (P02)."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.delivered and not exchange.over:
+            exchange.on_request_refused(errors.SHUTTING_DOWN, "it had not been sent yet")
+            return
+        if exchange is None and self._phase == _HEAD and self._buffer:
+            self._refuse(HeadError(errors.SHUTTING_DOWN, "the head had not arrived yet"))
+            return
+        self._exchange = None
         if exchange is not None:
             exchange.on_client_lost(errors.DRAIN_DEADLINE)
         self._phase = _OVER

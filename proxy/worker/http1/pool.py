@@ -42,7 +42,7 @@ def give_back(state: WorkerState, connection: UpstreamConnection) -> None:
     """Keep *connection* for the next exchange, or close it where there must not be one."""
     backend = connection.backend
     full = len(backend.idle) >= state.settings.limits.idle_connections_per_backend
-    if full or state.draining or backend.removed or not backend.ready:
+    if full or backend.removed or not backend.ready:
         connection.close()
     else:
         connection.rest(state.now_s + state.settings.timeouts.upstream_idle_s)

@@ -232,5 +232,5 @@ class _WebSocketEnd(_End):
             tunnel.on_frames()
 
 
-def _nowhere(data: bytes) -> None:
+def _nowhere(data: object) -> None:
     """Take *data* and do nothing with it."""
