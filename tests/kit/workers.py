@@ -60,11 +60,15 @@ def backend(
 class WorkerProcess:
     """One worker on a port of 127.0.0.1; `publish` is what the control process would send."""
 
-    def __init__(self, *, settings: WorkerSettings | None = None, rows: int = 1) -> None:
+    def __init__(
+        self, *, settings: WorkerSettings | None = None, rows: int = 1, listeners: int = 1
+    ) -> None:
         self.settings = settings or WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
         self.board = Scoreboard.create(rows)
-        self.listener = listen("127.0.0.1", 0)
-        self.port: int = self.listener.getsockname()[1]
+        self.listeners = [listen("127.0.0.1", 0) for _ in range(listeners)]
+        self.listener = self.listeners[0]
+        self.ports: list[int] = [listener.getsockname()[1] for listener in self.listeners]
+        self.port = self.ports[0]
         self.near, self.far = snapshots.make_link()
         self._lifeline, self._lifeline_end = os.pipe()
         self.revision = 0
@@ -79,7 +83,8 @@ class WorkerProcess:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        self.listener.close()
+        for listener in self.listeners:
+            listener.close()
         self.near.close()
         self.far.close()
         os.close(self._lifeline)
@@ -87,11 +92,12 @@ class WorkerProcess:
         os.close(self.board.fd)
 
     def start(self) -> None:
-        fds = [self.listener.fileno(), self.far.fileno(), self.board.fd, self._lifeline]
+        listening = [listener.fileno() for listener in self.listeners]
+        fds = [self.far.fileno(), self.board.fd, self._lifeline]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy.worker", "--row", "0", "--listeners", str(fds[0]), "--link",
-             str(fds[1]), "--scoreboard", str(fds[2]), "--snapshot", "-1", "--lifeline", str(fds[3])],
-            pass_fds=fds, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "proxy.worker", "--row", "0", "--listeners", ",".join(map(str, listening)),
+             "--link", str(fds[0]), "--scoreboard", str(fds[1]), "--snapshot", "-1", "--lifeline", str(fds[2])],
+            pass_fds=[*listening, *fds], stdout=subprocess.PIPE,
         )  # fmt: skip
 
     def publish(
