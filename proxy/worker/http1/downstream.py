@@ -331,6 +331,11 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(exc)
             return
         if not ended:
+            if self._eof:  # it will never be whole
+                exchange.on_client_lost()
+                self._exchange = None
+                self._linger()
+                return
             self._progress = BodyProgress()
         exchange.start(payload, ended=ended)
 

@@ -319,3 +319,16 @@ def test_a_client_that_leaves_the_end_of_a_response_unread_is_given_up(
     client.send(request("/", *lines))
     wait_for(lambda: stage.cell(sb.RESPONSE_BYTES) == 6_000_000, "the exchange is over")
     wait_for(lambda: stage.worker.head(sb.CLIENTS) == before, "the client is gone")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_pipelined_request_that_will_never_be_whole_is_given_up_at_once(stage: Stage, framing: str) -> None:
+    """Its client has ended while the request before it was served: no body timeout has to pass for that."""
+    backend = stage.serve()
+    client = stage.client()
+    client.send(request("/first") + request("/half", framing, method="POST"))
+    client.half_close()
+    assert client.read_response().body == b"/first"
+    assert client.at_end()
+    assert [message.start for message in backend.requests] == [b"GET /first HTTP/1.1"]
+    wait_for(stage.settled, "nothing in flight")
