@@ -60,9 +60,7 @@ def backend(
 class WorkerProcess:
     """One worker on a port of 127.0.0.1; `publish` is what the control process would send."""
 
-    def __init__(
-        self, *, settings: WorkerSettings | None = None, rows: int = 1, listeners: int = 1
-    ) -> None:
+    def __init__(self, *, settings: WorkerSettings | None = None, rows: int = 1, listeners: int = 1) -> None:
         self.settings = settings or WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
         self.board = Scoreboard.create(rows)
         self.listeners = [listen("127.0.0.1", 0) for _ in range(listeners)]
@@ -95,8 +93,9 @@ class WorkerProcess:
         listening = [listener.fileno() for listener in self.listeners]
         fds = [self.far.fileno(), self.board.fd, self._lifeline]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy.worker", "--row", "0", "--listeners", ",".join(map(str, listening)),
-             "--link", str(fds[0]), "--scoreboard", str(fds[1]), "--snapshot", "-1", "--lifeline", str(fds[2])],
+            [sys.executable, "-m", "proxy.worker", "--row", "0", "--snapshot", "-1", "--listeners",
+             ",".join(map(str, listening)), "--link", str(fds[0]), "--scoreboard", str(fds[1]),
+             "--lifeline", str(fds[2])],
             pass_fds=[*listening, *fds], stdout=subprocess.PIPE,
         )  # fmt: skip
 
