@@ -100,14 +100,16 @@ def run(config_file: str | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(config_file: str | None, as_json: bool) -> int:
     """Validate a configuration: every error at once. Exit 0 if it can be used, 1 if not."""
+    import time
     from dataclasses import asdict
 
     from proxy.config import ConfigError, load
+    from proxy.config.certificates import warnings
 
     path = config_path(config_file, os.environ)
     named = str(path) if path else "defaults and ANYPORT_… variables"
     try:
-        config = load(path, os.environ)
+        config = load(path, os.environ, files=True)
     except ConfigError as exc:
         if as_json:
             issues = [asdict(issue) for issue in exc.issues]
@@ -117,9 +119,13 @@ def check(config_file: str | None, as_json: bool) -> int:
             count = len(exc.issues)
             click.echo(f"{named}: {count} error{'s' if count > 1 else ''}", err=True)
         return 1
+    warned = list(warnings(config, time.time()))
     if as_json:
-        click.echo(json.dumps({"ok": True, "config": str(path or ""), "issues": []}, indent=2))
+        answer = {"ok": True, "config": str(path or ""), "issues": [], "warnings": warned}
+        click.echo(json.dumps(answer, indent=2))
     else:
+        for warning in warned:
+            click.echo(f"{named}: warning: {warning}", err=True)
         click.echo(f"{named}: OK ({_summary(config)})")
     return 0
 
@@ -231,7 +237,7 @@ def _load(path: Path | None) -> Config:
     from proxy.config import ConfigError, load
 
     try:
-        return load(path, os.environ)
+        return load(path, os.environ, files=True)
     except ConfigError as exc:
         raise Fault(f"the configuration cannot be used\n{exc}", exit_code=2) from None
 

@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from proxy.config.certificates import check_files
 from proxy.config.environment import overlay
 from proxy.config.errors import ConfigError, Issue
 from proxy.config.explain import Source, from_pydantic, from_rule, path_of
-from proxy.config.model import Config, Health
+from proxy.config.model import Config, Health, Tls
 from proxy.config.positions import Path, Positions
 from proxy.config.rules import check, hosts_of
 
@@ -27,10 +29,11 @@ _WHERE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of docume
 _STARTER: Final = r"""printf '[ecs]\nclusters = ["<cluster>"]\ndomain = "internal"\n' > """
 
 
-def load(path: FilePath | None, environ: Mapping[str, str]) -> Config:
+def load(path: FilePath | None, environ: Mapping[str, str], *, files: bool = False) -> Config:
     """Return the configuration in the file *path*, with the `ANYPORT_…` variables of *environ* over it.
 
-    Without a path it is defaults and variables. Raises `ConfigError` with every issue there is.
+    Without a path it is defaults and variables. With *files* the certificates it names must be usable too.
+    Raises `ConfigError` with every issue there is.
     """
     text = "" if path is None else _read(path)
     document, positions = _parse(text, str(path or ""))
@@ -42,8 +45,10 @@ def load(path: FilePath | None, environ: Mapping[str, str]) -> Config:
         _mend(document, place, spoilt)
     config = _validate(document, source, issues, spoilt)
     if config is not None:
+        config = _absolute(config, os.path.abspath(path.parent if path is not None else "."))
+        problems = [*check(config), *(check_files(config) if files else ())]
         issues.extend(
-            from_rule(problem, source) for problem in check(config) if not _touches(problem.paths, spoilt)
+            from_rule(problem, source) for problem in problems if not _touches(problem.paths, spoilt)
         )
     if issues or config is None:
         raise ConfigError(sorted(issues, key=lambda issue: (issue.line == 0, issue.line, issue.column)))
@@ -175,6 +180,22 @@ def _not_json(value: Any, path: Path) -> Iterator[tuple[Path, str]]:  # noqa: AN
         yield path, f"`{path[-1]}` is a date or time, which no key here takes"
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, f"`{path[-1]}` must be a finite number"
+
+
+def _absolute(config: Config, folder: str) -> Config:
+    """Return *config* with the files it names as absolute paths; relative ones begin at *folder*."""
+    listeners = tuple(
+        listener.model_copy(
+            update={
+                "tls": tuple(
+                    Tls(cert=os.path.join(folder, pair.cert), key=os.path.join(folder, pair.key))
+                    for pair in listener.tls
+                )
+            }
+        )
+        for listener in config.listener
+    )
+    return config.model_copy(update={"listener": listeners})
 
 
 def _complete(config: Config) -> Config:

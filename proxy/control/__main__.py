@@ -28,11 +28,12 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     logs.configure(config.Log())
 
-    def load() -> Config:
-        return config.load(Path(args.config) if args.config else None, os.environ)
+    def load(*, files: bool = True) -> Config:
+        return config.load(Path(args.config) if args.config else None, os.environ, files=files)
 
     try:
-        settings = load()
+        # Not judged by its files: a certificate that has been spoilt since must not end what still serves.
+        settings = load(files=False)
     except ConfigError as exc:
         log.error("the control process cannot start:\n%s", exc)
         return 1
