@@ -46,6 +46,7 @@ class _Collector(Collector):
         yield from _services(self._status)
         yield from _backends(self._status)
         yield from _workers(self._status, self._clock())
+        yield from _proxy_headers(self._status)
         yield from _discovery(self._status, self._clock(), self._wall())
         yield from _own(self._status)
 
@@ -152,6 +153,16 @@ def _workers(status: Status, now_s: float) -> Iterator[Metric]:
             family.add_metric([str(number)], head[offset] / divisor)
     for _, family, _ in (*gauges, *counters):
         yield family
+
+
+def _proxy_headers(status: Status) -> Iterator[Metric]:
+    refused = _counter(
+        "proxy_protocol_refused", "Connections without a usable PROXY header.", "worker", "reason"
+    )
+    for number, head in enumerate(status.board.heads()):
+        for offset, reason in enumerate(at.PROXY_REFUSALS, at.PROXY_REFUSED):
+            refused.add_metric([str(number), reason], head[offset])
+    yield refused
 
 
 def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:

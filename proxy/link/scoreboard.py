@@ -26,6 +26,8 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "O
 TLS_FAILURES: Final = (
     "not_tls", "unsupported", "refused_by_client", "no_certificate", "timeout", "gone", "other",
 )  # fmt: skip
+# Why a connection to a listener with `proxy_protocol` was closed.
+PROXY_REFUSALS: Final = ("untrusted", "malformed", "timeout")
 CODE_CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: cut before any status was sent
 
 # Offsets within the block of a service.
@@ -60,6 +62,7 @@ STALLS: Final = 13  # times the loop stood still for longer than STALL_US
 ACCEPTING: Final = 14  # gauge: 1 once the worker takes connections
 DRAIN_MS: Final = 15  # gauge: `drain_s`, and ...
 STALL_RESTART_MS: Final = 16  # ... `stall_restart_s` as this worker has them, for the supervisor
+PROXY_REFUSED: Final = 32  # [reason], connections without a PROXY header to believe
 TLS_HANDSHAKES: Final = 40  # that were completed
 CERTIFICATES_REJECTED: Final = 41  # pairs of files that could not be loaded
 TLS_FAILED: Final = 42  # [reason], handshakes that were not completed

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.worker.http1.downstream import ClientConnection
+from proxy.worker.proxy_connection import ProxyHeaderConnection
+from proxy.worker.proxy_protocol import ProxyHeader
 from proxy.worker.state import WorkerState
 from proxy.worker.tls_connection import TlsConnection
 
@@ -16,13 +18,16 @@ def opener(state: WorkerState, index: int) -> Callable[[], asyncio.Protocol]:
     The settings are asked for each connection, so a reload can give a listener TLS or take it away.
     """
 
-    def plain() -> ClientConnection:
-        return ClientConnection(state)
-
-    def make() -> asyncio.Protocol:
+    def inner(header: ProxyHeader | None = None) -> asyncio.Protocol:
         listeners = state.settings.listeners
         if index < len(listeners) and listeners[index].tls:
-            return TlsConnection(state, state.client_tls.get(index), plain)
-        return plain()
+            return TlsConnection(state, state.client_tls.get(index), lambda: ClientConnection(state, header))
+        return ClientConnection(state, header)
 
-    return make
+    def outer() -> asyncio.Protocol:
+        listeners = state.settings.listeners
+        if index < len(listeners) and listeners[index].proxy_protocol:
+            return ProxyHeaderConnection(state, inner)
+        return inner()
+
+    return outer

@@ -22,6 +22,7 @@ from proxy.worker.garbage import settle
 from proxy.worker.listeners import opener
 from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
+from proxy.worker.upkeep import keep_up
 
 _STDOUT: Final = 1
 _PATIENCE_S: Final = 0.02  # between two looks whether there is a table
@@ -82,6 +83,7 @@ class Worker:
         state.tasks.create_task(self._tick(), name="tick")
         opened = [(i, socket.socket(fileno=fd)) for i, fds in enumerate(given.listeners) for fd in fds]
         sockets = [sock for _, sock in opened]
+        state.tasks.create_task(keep_up(state, sockets), name="upkeep")
         servers = []
         if await self._may_accept():
             servers = [

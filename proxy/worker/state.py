@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -19,6 +20,18 @@ from proxy.worker.heartbeat import Heartbeat
 from proxy.worker.tls import ListenersTls
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
+_CLIENTS_MIN: Final = 16
+_OWN_DESCRIPTORS: Final = 256  # sockets to listen on, links, files; what a reload needs for a moment
+
+
+def client_share(descriptors: int) -> int:
+    """Return how many client connections a process with so many *descriptors* takes at a time.
+
+    Each may need a second one, to a backend, and some must be left over.
+    """
+    if descriptors < 0:  # RLIM_INFINITY
+        descriptors = 2**20
+    return max(_CLIENTS_MIN, int(0.45 * (descriptors - _OWN_DESCRIPTORS)))
 
 
 class Watched(Protocol):
@@ -35,9 +48,9 @@ class WorkerState:
     """One per process; handed to every connection. Nothing here blocks."""
 
     __slots__ = (
-        "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "client_tls",
-        "clients", "draining", "head", "log",
-        "loop", "no_service", "now_s", "random", "report", "settings", "table", "tasks", "watched",
+        "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "client_tls", "clients",
+        "clients_share", "draining", "head", "log", "loop", "no_service", "now_s", "random", "report",
+        "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +81,7 @@ class WorkerState:
         self.draining = False
         self.watched: set[Watched] = set()
         self.clients: set[Watched] = set()
+        self.clients_share = client_share(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._heartbeat = Heartbeat(self.head, self.now_s)
         # A request id is unique per worker start and request; it is not a secret.
         self._id_prefix = os.urandom(8).hex().encode()

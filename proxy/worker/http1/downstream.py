@@ -15,6 +15,7 @@ from proxy.worker.http1.forwarding import forwarding_headers, forwarding_through
 from proxy.worker.http1.framing import ChunkedReader, FramingError
 from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
 from proxy.worker.http1.progress import BodyProgress
+from proxy.worker.proxy_protocol import ProxyHeader
 from proxy.worker.record import record_refusal
 from proxy.worker.state import WorkerState
 
@@ -24,6 +25,8 @@ _HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
 _LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
 _FIRST_REQUEST_S: Final = 2.0  # a drain waits this long for the first request of a new connection
 _UNKNOWN: Final = 2**62  # more than any buffer holds
+_SHED: Final = replies.error_bytes(errors.SHED, b"-")
+_SHED_SPARE: Final = 1 / 16  # of the limit: so many more are told that they are too many
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
@@ -32,13 +35,14 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client. Its exchanges run strictly one after the other."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_left", "_paused", "_peer",
-        "_phase", "_port", "_progress", "_requests", "_scanned", "_state", "_transport", "_trusted",
-        "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
+        "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_header", "_left",
+        "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_state",
+        "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
     )  # fmt: skip
 
-    def __init__(self, state: WorkerState) -> None:
+    def __init__(self, state: WorkerState, header: ProxyHeader | None = None) -> None:
         self._state = state
+        self._header = header  # of the PROXY protocol: it names the client
         self._exchange: Exchange | None = None
         self.keep_alive = True
         self.deadline_s = 0.0
@@ -143,6 +147,11 @@ class ClientConnection(asyncio.Protocol):
         else:  # the first request of a connection just accepted is on its way
             self.deadline_s = self._state.now_s + _FIRST_REQUEST_S
 
+    def retire(self) -> None:
+        """End with the next response, if it has reached its age."""
+        if self._state.now_s >= self._old_at_s:
+            self._requests = _UNKNOWN
+
     def abort(self) -> None:
         """End it now: the drain deadline has passed. What has reached no backend is told so (P02)."""
         exchange = self._exchange
@@ -188,20 +197,37 @@ class ClientConnection(asyncio.Protocol):
         state = self._state
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        header = self._header
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if header is not None and header.client is not None:
+            peer, local = header.client, header.server
         self._peer: str = peer[0] if peer else ""
         self._port: int = local[1] if local else 0
-        self._trusted = bool(state.settings.trusted_proxies) and within(
-            self._peer, state.settings.trusted_proxies
+        trusted = state.settings.trusted_proxies
+        # Who sends a PROXY header passes on what its clients say, and does not vouch for it.
+        self._trusted = (
+            bool(trusted) and (header is None or header.client is not None) and within(self._peer, trusted)
         )
         self._forwarding = forwarding_headers(self._peer, self._port)
         buffer_bytes = state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
-        self.deadline_s = state.now_s + state.settings.timeouts.client_idle_s
+        limit, others = state.settings.limits.client_connections or state.clients_share, len(state.clients)
+        if others >= limit * (1 + _SHED_SPARE):
+            self._phase = _OVER
+            state.no_service[sb.FAILURES + errors.SHED.slot] += 1
+            self._transport.abort()
+            return
+        timeouts = state.settings.timeouts
+        self.deadline_s = state.now_s + timeouts.client_idle_s
+        self._old_at_s = state.now_s + timeouts.client_age_s
         state.watched.add(self)
         state.clients.add(self)
         state.head[sb.CLIENTS] += 1
         state.head[sb.CLIENTS_TOTAL] += 1
+        if others >= limit:
+            state.no_service[sb.FAILURES + errors.SHED.slot] += 1
+            self.write(_SHED)
+            self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
