@@ -14,6 +14,10 @@ _SIZE_LINE = re.compile(
     rb"(?:;(?:[\t !#-~\x80-\xff]|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\")*)?"
 )
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+# Some readers take trailers for headers: these would frame or route the message anew, behind its end (S27).
+_NOT_TRAILERS: Final = frozenset(
+    b"content-length transfer-encoding connection upgrade host authorization cookie".split()
+)
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -92,6 +96,8 @@ class ChunkedReader:
                     break
                 if _TRAILER_LINE.fullmatch(data, at, end) is None:
                     raise FramingError("a trailer line is malformed")
+                if data[at : data.find(b":", at)].lower() in _NOT_TRAILERS:
+                    raise FramingError("a trailer has the name of a header that frames or routes")
                 self._trailer_bytes += end + 2 - at
                 at = end + 2
         if self._state != _DONE and at < len(data):

@@ -67,7 +67,7 @@ def test_a_chunked_body_arrives_whole_and_without_extensions_and_trailers(stage:
     """S25 and S27: the strict reader behind the proxy accepts only plain chunks without trailers."""
     stage.serve(answering(_echo))
     body = (
-        b'3;a="b"\r\nabc\r\n2 \r\n'.replace(b" ", b"") + b"de\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\n\r\n"
+        b'3;a="b"\r\nabc\r\n2 \r\n'.replace(b" ", b"") + b"de\r\n0\r\nX-Sum: 1\r\nX-Length: 9\r\n\r\n"
     )
     answer = stage.ask(request("/", "Transfer-Encoding: chunked", method="POST") + body)
     assert answer.body == b"abcde"

@@ -38,6 +38,18 @@ REFUSED = {
     "S27 malformed trailer": b"0\r\nX y\r\n\r\n",
     "S27 folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
     "S27 NUL in trailer": b"0\r\nX: \0\r\n\r\n",
+    **{
+        f"S27 trailer {name.decode()}": b"3\r\nabc\r\n0\r\nX: y\r\n" + name + b": 3\r\n\r\n"
+        for name in (
+            b"Content-Length",
+            b"transfer-encoding",
+            b"HOST",
+            b"Connection",
+            b"Upgrade",
+            b"Authorization",
+            b"Cookie",
+        )
+    },
     "S27 trailers of 9 KB": b"0\r\n" + b"X: %b\r\n" % (b"y" * 900) * 10 + b"\r\n",
 }
 
