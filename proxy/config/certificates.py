@@ -53,7 +53,7 @@ class Pair:
 
 
 def inspect(cert: str, key: str) -> Pair:
-    """Return what the certificate in the file *cert* says, or raise `PairError` if it cannot serve with *key*."""
+    """Return what the certificate *cert* says of itself; raise `PairError` if it cannot serve with *key*."""
     cert_pem = _read(cert, "cert")
     own = _CERTIFICATE.search(cert_pem)
     if own is None:

@@ -47,6 +47,7 @@ class _Collector(Collector):
         yield from _backends(self._status)
         yield from _workers(self._status, self._clock())
         yield from _proxy_headers(self._status)
+        yield from _tls(self._status, self._wall())
         yield from _discovery(self._status, self._clock(), self._wall())
         yield from _own(self._status)
 
@@ -163,6 +164,23 @@ def _proxy_headers(status: Status) -> Iterator[Metric]:
         for offset, reason in enumerate(at.PROXY_REFUSALS, at.PROXY_REFUSED):
             refused.add_metric([str(number), reason], head[offset])
     yield refused
+
+
+def _tls(status: Status, wall_s: float) -> Iterator[Metric]:
+    done = _counter("tls_handshakes", "TLS handshakes completed with clients.", "worker")
+    failed = _counter("tls_handshake_failures", "TLS handshakes that were not completed.", "worker", "reason")
+    rejected = _counter("certificates_rejected", "Pairs of files a worker could not load.", "worker")
+    for number, head in enumerate(status.board.heads()):
+        done.add_metric([str(number)], head[at.TLS_HANDSHAKES])
+        rejected.add_metric([str(number)], head[at.CERTIFICATES_REJECTED])
+        for offset, reason in enumerate(at.TLS_FAILURES, at.TLS_FAILED):
+            failed.add_metric([str(number), reason], head[offset])
+    expiry = _gauge(
+        "certificate_expiry_seconds", "Seconds until the certificate expires.", "listener", "certificate"
+    )
+    for certificate in status.certificates:
+        expiry.add_metric([certificate.listener, certificate.cert], certificate.not_after_s - wall_s)
+    yield from (done, failed, rejected, expiry)
 
 
 def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:

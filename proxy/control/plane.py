@@ -16,6 +16,7 @@ from discovery.model import BackendKey, Problem, Snapshot, Source
 from discovery.table import BackendTable
 from proxy.config import Config
 from proxy.control import compose, sources
+from proxy.control.certificates import Certificates
 from proxy.control.changes import changes
 from proxy.control.doubts import Doubts
 from proxy.control.health.check import Target, target
@@ -62,6 +63,7 @@ class ControlPlane:
         )
         self._publisher = Publisher(links, inherited=inherited)
         self._changed = asyncio.Event()
+        self._certificates = Certificates(inherited.settings.listeners, on_change=self._changed.set)
         self._monitor = Monitor(
             group, check, on_change=self._changed.set, clock=clock, rng=rng or random.Random()
         )
@@ -84,10 +86,12 @@ class ControlPlane:
         """Publish at once what is known already, then begin to learn."""
         try:
             self._rewire()
+            self._follow_listeners()
             self._publish()
             self._group.create_task(self._publish_changes(), name="publish changes")
             self._group.create_task(self._publisher.retry_forever(), name="serve late links")
             self._group.create_task(self._settle_doubts(), name="settle doubts")
+            self._group.create_task(self._certificates.run(), name="follow certificates")
             yield
         finally:
             self._publisher.close()
@@ -138,7 +142,11 @@ class ControlPlane:
         if not sources.same(old, new):
             self._base = self.status.table
             self._rewire()
+        self._follow_listeners()
         self._changed.set()
+
+    def _follow_listeners(self) -> None:
+        self._certificates.follow([listener.settings() for listener in self._config.listener])
 
     def _rewire(self) -> None:
         for task in self._watching:
@@ -195,8 +203,9 @@ class ControlPlane:
             base=self._base,
             verdict=self._verdict,
             slot=self._slots,
-            settings=self._config.worker_settings(),
+            settings=replace(self._config.worker_settings(), listeners=self._certificates.listeners),
         )
+        self.status.certificates = self._certificates.expiries()
         if not known.pending:
             self._base = replace(EMPTY, loaded=True)
         before = self.status.table
@@ -232,8 +241,8 @@ class ControlPlane:
 def _needing_restart(old: Config, new: Config) -> Iterable[str]:
     if old.workers != new.workers:
         yield "workers"
-    if old.listener != new.listener:
-        yield "[[listener]]"
+    if [listener.address for listener in old.listener] != [listener.address for listener in new.listener]:
+        yield "[[listener]] address"
     if old.metrics.address != new.metrics.address:
         yield "[metrics] address"
     if old.admin.address != new.admin.address:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from discovery.model import Problem, Source
 from discovery.static import StaticSource
+from proxy.control.certificates import Expiry
 from proxy.control.compose import state
 from proxy.link import scoreboard
 from proxy.link.scoreboard import Scoreboard
@@ -30,6 +31,7 @@ class Status:
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
     problems: tuple[Problem, ...] = ()
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (service, result)
+    certificates: Sequence[Expiry] = ()
     draining: bool = False
     reloads: Counter[str] = field(default_factory=Counter)  # by "success" or "failure"
 

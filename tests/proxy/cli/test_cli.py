@@ -153,7 +153,8 @@ def test_check_of_a_good_file(elsewhere: Path, capsys: Output) -> None:
         == "config.toml: OK (listens on 0.0.0.0:8080; cluster prod; 0 services named)\n"
     )
     assert main(["check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"ok": True, "config": "config.toml", "issues": []}
+    answer = {"ok": True, "config": "config.toml", "issues": [], "warnings": []}
+    assert json.loads(capsys.readouterr().out) == answer
 
 
 def test_check_of_a_bad_file_shows_everything(elsewhere: Path, capsys: Output) -> None:
