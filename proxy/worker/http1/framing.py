@@ -13,11 +13,14 @@ _SIZE_LINE = re.compile(
     rb"(0{0,15}[0-9A-Fa-f]{1,15})"
     rb"(?:;(?:[\t !#-~\x80-\xff]|\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\")*)?"
 )
-_TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
-# Some readers take trailers for headers: these would frame or route the message anew, behind its end (S27).
-_NOT_TRAILERS: Final = frozenset(
-    b"content-length transfer-encoding connection upgrade host authorization cookie".split()
-)
+_TRAILER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
+# Some readers take trailers for headers: these would frame, route or authenticate the message anew, behind
+# its end (RFC 9110 section 6.5.1, reliability S27).
+_NOT_TRAILERS: Final = frozenset((
+    b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"trailer", b"upgrade",
+    b"expect", b"host", b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"forwarded",
+    b"x-real-ip",
+))  # fmt: skip
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -31,6 +34,15 @@ class FramingError(Exception):
 def encode_chunk(data: bytes) -> bytes:
     """Return *data*, which is not empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _check_trailer(data: bytes, at: int, end: int) -> None:
+    line = _TRAILER_LINE.fullmatch(data, at, end)
+    if line is None:
+        raise FramingError("a trailer line is malformed")
+    name = line[1].lower().replace(b"_", b"-")
+    if name in _NOT_TRAILERS or name.startswith(b"x-forwarded-"):
+        raise FramingError("a trailer has the name of a header that frames, routes or authenticates")
 
 
 class ChunkedReader:
@@ -94,10 +106,7 @@ class ChunkedReader:
                     self._state = _DONE
                     self.rest = data[at + 2 :]
                     break
-                if _TRAILER_LINE.fullmatch(data, at, end) is None:
-                    raise FramingError("a trailer line is malformed")
-                if data[at : data.find(b":", at)].lower() in _NOT_TRAILERS:
-                    raise FramingError("a trailer has the name of a header that frames or routes")
+                _check_trailer(data, at, end)
                 self._trailer_bytes += end + 2 - at
                 at = end + 2
         if self._state != _DONE and at < len(data):

@@ -66,9 +66,7 @@ def test_a_body_with_content_length_arrives_as_such(stage: Stage) -> None:
 def test_a_chunked_body_arrives_whole_and_without_extensions_and_trailers(stage: Stage) -> None:
     """S25 and S27: the strict reader behind the proxy accepts only plain chunks without trailers."""
     stage.serve(answering(_echo))
-    body = (
-        b'3;a="b"\r\nabc\r\n2 \r\n'.replace(b" ", b"") + b"de\r\n0\r\nX-Sum: 1\r\nX-Length: 9\r\n\r\n"
-    )
+    body = b'3;a="b"\r\nabc\r\n2 \r\n'.replace(b" ", b"") + b"de\r\n0\r\nX-Sum: 1\r\nX-Length: 9\r\n\r\n"
     answer = stage.ask(request("/", "Transfer-Encoding: chunked", method="POST") + body)
     assert answer.body == b"abcde"
     assert answer.get("x-chunked") == b"True"

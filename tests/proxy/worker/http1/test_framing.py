@@ -9,49 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.worker.http1.framing import LAST_CHUNK, ChunkedReader, FramingError, encode_chunk
-
-REFUSED = {
-    "S21 size line LF only": b"3\nabc\r\n0\r\n\r\n",
-    "S21 data LF only": b"3\r\nabc\n0\r\n\r\n",
-    "S21 last chunk LF only": b"3\r\nabc\r\n0\n\r\n",
-    "S21 trailer LF only": b"0\r\nX: y\n\r\n",
-    **{
-        f"S22 size {size!r}": size + b"\r\nabc\r\n0\r\n\r\n"
-        for size in (b"0x3", b"+3", b"0_3", b" 3", b"", b"\r3", b"-3", b"g", b"3\xa0", "٣".encode(), b"3\0")
-    },
-    "S22 CR X": b"3\rX\nabc\r\n0\r\n\r\n",
-    "S23 size then space": b"3 \r\nabc\r\n0\r\n\r\n",
-    "S23 size then tab": b"3\t\r\nabc\r\n0\r\n\r\n",
-    "S24 size of 16 digits": b"1000000000000000\r\n",
-    "S24 size of 2^64": b"10000000000000003\r\nabc\r\n0\r\n\r\n",
-    "S24 17 characters with zeros": b"0" * 16 + b"3\r\nabc\r\n0\r\n\r\n",
-    "S24 line of 257 bytes": b"3;" + b"a" * 255 + b"\r\nabc\r\n0\r\n\r\n",
-    "S25 CTL in extension": b"3;a\x01\r\nabc\r\n0\r\n\r\n",
-    "S25 bare CR in extension": b"3;a\rb\r\nabc\r\n0\r\n\r\n",
-    "S25 bare LF in extension": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
-    "S25 quote left open": b'3;a="b\r\nabc\r\n0\r\n\r\n',
-    "S25 line end in quotes": b'3;a="\r\n"\r\nabc\r\n0\r\n\r\n',
-    "S25 extensions of 17 KB": (b"1;" + b"e" * 250 + b"\r\na\r\n") * 70 + b"0\r\n\r\n",
-    "S26 data too long": b"3\r\nabcd\r\n0\r\n\r\n",
-    "S26 two other bytes behind the data": b"3\r\nabcde0\r\n\r\n",
-    "S26 data without CRLF": b"3\r\nabc0\r\n\r\n",
-    "S27 malformed trailer": b"0\r\nX y\r\n\r\n",
-    "S27 folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
-    "S27 NUL in trailer": b"0\r\nX: \0\r\n\r\n",
-    **{
-        f"S27 trailer {name.decode()}": b"3\r\nabc\r\n0\r\nX: y\r\n" + name + b": 3\r\n\r\n"
-        for name in (
-            b"Content-Length",
-            b"transfer-encoding",
-            b"HOST",
-            b"Connection",
-            b"Upgrade",
-            b"Authorization",
-            b"Cookie",
-        )
-    },
-    "S27 trailers of 9 KB": b"0\r\n" + b"X: %b\r\n" % (b"y" * 900) * 10 + b"\r\n",
-}
+from tests.kit.desync_bodies import ACCEPTED, REFUSED
 
 
 def run(pieces: list[bytes]) -> tuple[bytes, bool, bytes] | None:
@@ -76,18 +34,6 @@ def test_broken_framing_is_refused_whole_and_byte_by_byte(row: str) -> None:
     """Rule 5: whoever reads such a body differently sees another request behind it."""
     assert run([REFUSED[row]]) is None
     assert run(by_bytes(REFUSED[row])) is None
-
-
-ACCEPTED = {
-    "two chunks": (b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"abcde"),
-    "empty": (b"0\r\n\r\n", b""),
-    "capital hex": (b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
-    "S24 leading zeros": (b"0000000000000003\r\nabc\r\n000\r\n\r\n", b"abc"),
-    "S24 line of 256 bytes": (b"3;" + b"a" * 254 + b"\r\nabc\r\n0\r\n\r\n", b"abc"),
-    "S25 extension": (b'3;a=b;c="d;\\"e"\r\nabc\r\n0;x\r\n\r\n', b"abc"),
-    "S27 trailers": (b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n", b"abc"),
-    "line ends in the data": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
-}
 
 
 @pytest.mark.parametrize("row", ACCEPTED)
