@@ -118,15 +118,17 @@ class Exchange:
         if len(self._out) > self._state.settings.limits.buffer_bytes:
             self._client.pause_reading()
 
-    def _try(self, backend: Backend) -> None:
-        """Send the request to *backend*."""
+    def _try(self, backend: Backend, connect_left_s: float | None = None) -> None:
+        """Send the request to *backend*; a connection must be there within *connect_left_s*."""
         self.attempts += 1
         self.backend = self._held = backend
         backend.in_flight += 1
         self._tried.append(backend)
         connection = pool.take(self._state, backend)
         if connection is None:
-            self._state.tasks.create_task(pool.dial(self._state, backend, self), name="dial")
+            if connect_left_s is None:
+                connect_left_s = self._state.settings.timeouts.connect_total_s
+            self._state.tasks.create_task(pool.dial(self._state, backend, self, connect_left_s), name="dial")
         else:
             self._send_on(connection)
 
@@ -148,12 +150,13 @@ class Exchange:
         else:
             self._send_on(connection)
 
-    def on_connect_failed(self, backend: Backend, error: ErrorCode, detail: str = "") -> None:
+    def on_connect_failed(self, backend: Backend, error: ErrorCode, detail: str, *, left_s: float) -> None:
+        """No connection to *backend*; *left_s* is what remains of the time to get one elsewhere."""
         if error is errors.CONNECT_REFUSED and backend.suspect_until_s <= self._state.now_s:
             self._state.report(Refused(backend.service.name, backend.key))
         backend.suspect_until_s = self._state.now_s + _SUSPECT_S
         if not self.over:
-            self._try_elsewhere(error, detail)
+            self._try_elsewhere(error, detail, connect_left_s=left_s)
 
     def on_upstream_lost(self, connection: UpstreamConnection, *, answered: bool) -> None:
         """The connection ended with the response unfinished; *answered*: a byte of it had arrived."""
@@ -317,18 +320,16 @@ class Exchange:
 
     # Ends
 
-    def _try_elsewhere(self, error: ErrorCode, detail: str = "") -> None:
+    def _try_elsewhere(
+        self, error: ErrorCode, detail: str = "", *, connect_left_s: float | None = None
+    ) -> None:
         """Make one more attempt if there is a candidate and the budget allows, else fail."""
         service, state = self.service, self._state
         assert service is not None
         self._leave_backend()
         settings = state.settings.retries
-        # Dials that nobody answers cost the client their whole timeout: two are enough.
-        slow = error in (errors.CONNECT_TIMEOUT, errors.TLS_FAILED) and (
-            time.perf_counter() - self.started_s > 1.5 * state.settings.timeouts.connect_s
-        )
         if (
-            not slow
+            (connect_left_s is None or connect_left_s > 0)
             and self.attempts < settings.attempts
             and service.retries.take(
                 state.now_s, percent=settings.budget_percent, minimum_per_s=settings.budget_minimum
@@ -337,7 +338,7 @@ class Exchange:
             candidate = pick_another(service.answering, self._tried, state.now_s, state.random)
             if candidate is not None:
                 service.counters[sb.RETRIES] += 1
-                self._try(candidate)
+                self._try(candidate, connect_left_s)
                 return
         self._fail(error, detail)
 

@@ -41,12 +41,21 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
 def give_back(state: WorkerState, connection: UpstreamConnection) -> None:
     """Keep *connection* for the next exchange, or close it where there must not be one."""
     backend = connection.backend
-    full = len(backend.idle) >= state.settings.limits.idle_connections_per_backend
-    if full or backend.removed or not backend.ready:
+    limits = state.settings.limits
+    connection.served += 1
+    if (
+        len(backend.idle) >= limits.idle_connections_per_backend
+        or connection.served >= limits.requests_per_upstream_connection
+        or backend.removed
+        or not backend.ready
+    ):
         connection.close()
-    else:
-        connection.rest(state.now_s + state.settings.timeouts.upstream_idle_s)
-        backend.idle.append(connection)
+        return
+    idle_s = state.settings.timeouts.upstream_idle_s
+    if connection.idle_max_s < idle_s:
+        idle_s = connection.idle_max_s
+    connection.rest(state.now_s + idle_s)
+    backend.idle.append(connection)
 
 
 def flush(backend: Backend) -> None:
@@ -56,24 +65,26 @@ def flush(backend: Backend) -> None:
         connection.close()
 
 
-async def dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
-    """Connect to *backend* and tell *exchange* how that went."""
+async def dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s: float) -> None:
+    """Connect to *backend*, within *left_s*, and tell *exchange* how that went."""
     try:
-        await _dial(state, backend, exchange)
+        await _dial(state, backend, exchange, left_s)
     except Exception as exc:
         # A mistake of ours. It must end this exchange, and not the task group with everybody in it.
         record_bug(state, exc)
         exchange.on_bug()
 
 
-async def _dial(state: WorkerState, backend: Backend, exchange: Exchange) -> None:
+async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s: float) -> None:
     error: ErrorCode
     detail = ""
+    begun_s = state.loop.time()
+    timeout_s = min(left_s, state.settings.timeouts.connect_s)
     try:
         if backend.tls is not None:
-            connection = await secure.connect(state, backend, backend.tls)
+            connection = await secure.connect(state, backend, backend.tls, timeout_s)
         else:
-            async with asyncio.timeout(state.settings.timeouts.connect_s):
+            async with asyncio.timeout(timeout_s):
                 _, connection = await state.loop.create_connection(
                     lambda: UpstreamConnection(state, backend), backend.host, backend.port
                 )
@@ -93,7 +104,7 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange) -> Non
             return
         connection.abort()
         error = errors.CONNECT_REFUSED
-    exchange.on_connect_failed(backend, error, detail)
+    exchange.on_connect_failed(backend, error, detail, left_s=left_s - (state.loop.time() - begun_s))
 
 
 def _readable(fileno: int) -> bool:

@@ -19,8 +19,10 @@ class TlsFailed(Exception):
     """TCP stands, TLS does not; nothing of a request was sent. The text is for the log."""
 
 
-async def connect(state: WorkerState, backend: Backend, tls: BackendTls) -> UpstreamConnection:
-    """Return a new connection to *backend* that satisfies *tls*, both handshakes within `connect_s`.
+async def connect(
+    state: WorkerState, backend: Backend, tls: BackendTls, timeout_s: float
+) -> UpstreamConnection:
+    """Return a new connection to *backend* that satisfies *tls*, both handshakes within *timeout_s*.
 
     Raises `TlsFailed`, or the `OSError` of what kept TCP from connecting.
     """
@@ -28,7 +30,7 @@ async def connect(state: WorkerState, backend: Backend, tls: BackendTls) -> Upst
     context = state.backend_tls.get(tls)
     if context is None:
         raise TlsFailed("handshake: the files for TLS to backends cannot be used")
-    deadline_s = loop.time() + state.settings.timeouts.connect_s
+    deadline_s = loop.time() + timeout_s
     sock = await _connect_tcp(loop, backend, deadline_s)
     try:
         async with asyncio.timeout_at(deadline_s):

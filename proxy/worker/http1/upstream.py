@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy import errors
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _IDLE, _HEAD, _BODY, _OVER = range(4)
 _BEGINNING: Final = b"HTTP/1."  # what does not begin like this is refused before it times out
+_ON_ITS_WAY_S: Final = 1.0
 _INTERIM_MAX: Final = 8  # 1xx responses before the final one; more is an attack on our patience
 
 
@@ -26,7 +28,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_chunks", "_interim", "_left", "_paused", "_phase", "_scanned", "_state", "_transport",
-        "backend", "deadline_s", "exchange", "fileno", "reusable", "used", "write",
+        "backend", "deadline_s", "exchange", "fileno", "idle_max_s", "reusable", "served", "write",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, backend: Backend) -> None:
@@ -34,7 +36,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.backend = backend
         self.exchange: Exchange | None = None
         self.deadline_s = 0.0
-        self.used = False  # has served an exchange before: then it may have gone stale
+        self.served = 0  # exchanges
+        self.idle_max_s = inf  # for how long the backend will have it idle, as far as it has said
         self.reusable = False  # as far as the response says
         self._phase = _IDLE
         self._paused = False
@@ -54,6 +57,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_head_s
         self.write(data)
 
+    @property
+    def used(self) -> bool:
+        """Whether it has served an exchange before: then it may have gone stale."""
+        return self.served > 0
+
     def is_own_echo(self) -> bool:
         """Whether TCP has connected us to ourselves: on this host a dial to a dead port of the ephemeral
         range can be given that very port as its source (simultaneous open, RFC 9293 section 3.5)."""
@@ -68,7 +76,6 @@ class UpstreamConnection(asyncio.Protocol):
     def rest(self, deadline_s: float) -> None:
         """Wait in the pool until *deadline_s*."""
         self.exchange = None
-        self.used = True
         self._phase = _IDLE
         if self._paused:  # for the sake of a client who is none of the next one's business
             self._paused = False
@@ -209,6 +216,8 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.on_switch(self, head)
             return
         self.reusable = head.keep_alive
+        if head.keep_alive_s >= 0:
+            self._keep_for(head.keep_alive_s)
         self._phase = _BODY
         self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
         extra = False
@@ -234,6 +243,11 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.on_response(head, body, ended=ended)
         if ended and self.exchange is exchange:
             self._end(exchange, extra=extra)
+
+    def _keep_for(self, timeout_s: int) -> None:
+        """Take `Keep-Alive: timeout=` at its word, less what a request may be on its way."""
+        self.idle_max_s = timeout_s - _ON_ITS_WAY_S
+        self.reusable = self.reusable and self.idle_max_s > 0
 
     def _on_body_bytes(self, data: bytes) -> None:
         exchange = self.exchange

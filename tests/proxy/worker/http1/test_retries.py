@@ -59,7 +59,7 @@ def test_an_unanswered_handshake_is_tried_elsewhere(stage: Stage) -> None:
 
 
 def test_where_nobody_answers_the_client_does_not_wait_for_every_task(stage: Stage) -> None:
-    """F4: two unanswered handshakes, 4 s with the default timeout, then the truth."""
+    """F4: unanswered handshakes for 5 s with the default settings, then the truth."""
     with ExitStack() as stack:
         ports = []
         for _ in range(5):
@@ -69,7 +69,7 @@ def test_where_nobody_answers_the_client_does_not_wait_for_every_task(stage: Sta
             for _ in range(4):
                 stack.enter_context(_start_connect(deaf.getsockname()))
             ports.append(deaf.getsockname()[1])
-        stage.route(*ports, connect_s=0.3)
+        stage.route(*ports, connect_s=0.3, connect_total_s=0.5)
         answer = stage.ask(request())
         assert (answer.status, words(answer)) == (503, ("connect_timeout", ["delivered=no", "attempts=2"]))
 
