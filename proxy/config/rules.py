@@ -25,6 +25,7 @@ class Problem:
 def check(config: Config) -> Iterator[Problem]:
     """Yield everything in *config* that cannot work."""
     yield from _addresses(config)
+    yield from _proxy_protocol(config)
     yield from _admin(config)
     yield from _clusters(config)
     yield from _timing(config)
@@ -57,6 +58,16 @@ def _addresses(config: Config) -> Iterator[Problem]:
                     "give one of them another port",
                 )
                 break
+
+
+def _proxy_protocol(config: Config) -> Iterator[Problem]:
+    for index, listener in enumerate(config.listener):
+        if listener.proxy_protocol and not config.trusted_proxies:
+            yield Problem(
+                (("listener", index, "proxy_protocol"), ("trusted_proxies",)),
+                "`proxy_protocol` is on and nobody may send the header: `trusted_proxies` is empty",
+                'name the load balancers in front: trusted_proxies = ["10.0.0.0/8"]',
+            )
 
 
 def _collide(one: str, other: str) -> bool:
