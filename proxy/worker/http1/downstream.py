@@ -36,8 +36,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_header", "_left",
-        "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_state",
-        "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
+        "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_scheme",
+        "_state", "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, header: ProxyHeader | None = None) -> None:
@@ -63,7 +63,9 @@ class ClientConnection(asyncio.Protocol):
 
     def request_bytes(self, head: RequestHead, request_id: bytes) -> bytes:
         """Return the head that goes to the backend, assembled from what was validated."""
-        added = forwarding_through(head, self._peer, self._port) if self._trusted else self._forwarding
+        added = self._forwarding
+        if self._trusted:
+            added = forwarding_through(head, self._peer, self._port, self._scheme)
         if not head.request_id:  # else it is among the lines
             added += b"X-Request-Id: %b\r\n" % request_id
         if head.upgrade:
@@ -208,7 +210,8 @@ class ClientConnection(asyncio.Protocol):
         self._trusted = (
             bool(trusted) and (header is None or header.client is not None) and within(self._peer, trusted)
         )
-        self._forwarding = forwarding_headers(self._peer, self._port)
+        self._scheme = b"https" if transport.get_extra_info("ssl_object") is not None else b"http"
+        self._forwarding = forwarding_headers(self._peer, self._port, self._scheme)
         buffer_bytes = state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
         limit, others = state.settings.limits.client_connections or state.clients_share, len(state.clients)

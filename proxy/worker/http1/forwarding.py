@@ -17,10 +17,13 @@ def forwarding_headers(peer: str, port: int, proto: bytes = b"http") -> bytes:
     )
 
 
-def forwarding_through(head: RequestHead, peer: str, port: int) -> bytes:
-    """Return the header lines of a request that a trusted proxy at *peer* has passed on."""
+def forwarding_through(head: RequestHead, peer: str, port: int, own: bytes = b"http") -> bytes:
+    """Return the header lines of a request that a trusted proxy at *peer* has passed on.
+
+    *own* is the scheme of its connection to us, for where it does not say how the client came.
+    """
     known, proto = head.forwarded_for, head.forwarded_proto.lower()
-    lines = forwarding_headers(peer, port, proto if proto in (b"http", b"https") else b"http")
+    lines = forwarding_headers(peer, port, proto if proto in (b"http", b"https") else own)
     return lines.replace(b"X-Forwarded-For: ", b"X-Forwarded-For: %b, " % known, 1) if known else lines
 
 
