@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
+import re
 import resource
 import socket
 import sys
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+from typing import Final
 
 from proxy.config import Config, split_address
-from proxy.supervisor import Sockets, Supervisor, bind, listen
+from proxy.link.handoff import HandoffError, Predecessor, take
+from proxy.link.sockets import Sockets, allow_handshakes, bind, listen, more
+from proxy.supervisor import Supervisor
+
+_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,2}")
 
 
 class StartError(Exception):
@@ -18,43 +27,115 @@ class StartError(Exception):
 
 
 def run(config_path: Path | None, config: Config) -> int:
-    """Run anyport until SIGTERM and return its exit status.
+    """Run anyport until SIGTERM, or until a successor has taken over, and return its exit status.
 
     *config* was read from *config_path*; the control process reads the file again, at its start and
-    on SIGHUP. Raises `StartError` where an address cannot be bound.
+    on SIGHUP. Raises `StartError` where an address cannot be had.
     """
     _raise_descriptor_limit()
     workers = config.workers or len(os.sched_getaffinity(0))
-    sockets = open_sockets(config, workers)
-    supervisor = Supervisor(
-        sockets,
-        config_path=str(config_path.resolve()) if config_path else "",
-        drain_s=config.timeouts.drain_s,
-        say=_say,
-    )
-    for listener in sockets.listeners[0]:
-        _say(f"listening on {_shown(listener)} with {workers} worker{'s' if workers > 1 else ''}")
+    predecessor = _predecessor(config.handoff)
+    given = Given(predecessor.sockets) if predecessor else Given(systemd_sockets(os.environ))
+    held = predecessor.held if predecessor else bool(given)
+    sockets = open_sockets(config, workers, given, held=held)
+    try:
+        supervisor = Supervisor(
+            sockets,
+            workers=workers,
+            config_path=str(config_path.resolve()) if config_path else "",
+            say=_say,
+            handoff_path=config.handoff,
+            predecessor=predecessor,
+            surplus=given.rest(),
+        )
+    except OSError as exc:
+        raise _no_handoff(
+            config.handoff, exc.strerror or str(exc), "mend it, or leave `handoff` out"
+        ) from exc
+    for group in sockets.listeners:
+        _say(f"listening on {_shown(group[0])} with {workers} worker{'s' if workers > 1 else ''}")
     _say(f"metrics and health on {_shown(sockets.metrics)}, admin on {_shown(sockets.admin)}")
+    if predecessor is not None:
+        _say("taking over from the anyport that runs here")
     return supervisor.run()
 
 
-def open_sockets(config: Config, workers: int) -> Sockets:
-    """Bind every address of *config*, or raise `StartError` for the first that cannot be had."""
-    listeners: list[list[socket.socket]] = [[] for _ in range(workers)]
+def open_sockets(config: Config, workers: int, given: Given, *, held: bool = False) -> Sockets:
+    """Take every address of *config* from what was *given*, else bind it.
+
+    Raises `StartError` for the first that cannot be had. *held*: see `Sockets`.
+    """
+    listeners = []
     for index, listener in enumerate(config.listener):
+        host, port = split_address(listener.address)
         try:
-            bound = bind([split_address(listener.address)], workers)
+            listeners.append(given.listeners(host, port, workers, held=held) or bind(host, port, workers))
         except OSError as exc:
             raise _cannot_bind(
                 listener.address, f"[[listener]] number {index + 1}", "[[listener]]", exc
             ) from exc
-        for own, sockets in zip(listeners, bound, strict=True):
-            own.extend(sockets)
     return Sockets(
         listeners=listeners,
-        metrics=_open(config.metrics.address, "metrics"),
-        admin=_open(config.admin.address, "admin"),
+        metrics=given.one(config.metrics.address) or _open(config.metrics.address, "metrics"),
+        admin=given.one(config.admin.address) or _open(config.admin.address, "admin"),
+        held=held,
     )
+
+
+class Given:
+    """Listening sockets that somebody else has bound, by address."""
+
+    def __init__(self, sockets: Iterable[socket.socket]) -> None:
+        self._by_address: dict[tuple[str, int], list[socket.socket]] = {}
+        for sock in sockets:
+            host, port = sock.getsockname()[:2]
+            self._by_address.setdefault((host, port), []).append(sock)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_address)
+
+    def listeners(self, host: str, port: int, workers: int, *, held: bool) -> list[socket.socket]:
+        """Return the sockets of an address, one for each worker where that is possible; [] if none."""
+        found = self._by_address.pop((str(ipaddress.ip_address(host)), port), [])
+        for sock in found:
+            allow_handshakes(sock)
+        if not found or held or not found[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            return found
+        return more(found, host, port, workers)
+
+    def one(self, address: str) -> socket.socket | None:
+        """Return the only socket of *address*, None if there is none."""
+        host, port = split_address(address)
+        found = self._by_address.pop((str(ipaddress.ip_address(host)), port), [None])
+        return found[0]
+
+    def rest(self) -> list[socket.socket]:
+        """Return what nobody has asked for."""
+        return [sock for group in self._by_address.values() for sock in group]
+
+
+def systemd_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return what systemd has bound for this process (sd_listen_fds(3)); *environ* says so no longer."""
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not _COUNT.fullmatch(count):
+        return []
+    sockets = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        os.set_inheritable(fd, False)
+        sockets.append(socket.socket(fileno=fd))
+    return [sock for sock in sockets if sock.family in (socket.AF_INET, socket.AF_INET6)]
+
+
+def _predecessor(path: str) -> Predecessor | None:
+    try:
+        return take(path) if path else None
+    except HandoffError as exc:
+        raise _no_handoff(path, *exc.args) from exc
+
+
+def _no_handoff(path: str, what: str, hint: str) -> StartError:
+    return StartError(f"cannot use {path} (`handoff`): {what}", hint)
 
 
 def _open(address: str, section: str) -> socket.socket:

@@ -123,6 +123,7 @@ class Config(_Section):
 
     workers: int = Field(default=0, ge=0, le=256)  # 0: one per CPU this process may use
     trusted_proxies: tuple[Network, ...] = ()  # CIDRs of load balancers in front
+    handoff: Annotated[str, Field(max_length=90)] = ""  # path of a unix socket; "": no hand-off
     listener: tuple[Listener, ...] = (Listener(),)
     metrics: Metrics = Metrics()
     admin: Admin = Admin()

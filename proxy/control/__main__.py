@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
         metrics_socket=socket.socket(fileno=args.metrics_fd),
         admin_socket=socket.socket(fileno=args.admin_fd),
         lifeline_fd=args.lifeline,
+        patient=args.patient,
     )
     for link in (*given.links, given.supervisor_link):
         link.setblocking(False)
@@ -58,6 +59,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--links", required=True, type=lambda text: [int(fd) for fd in text.split(",") if fd])
     for name in ("supervisor-link", "scoreboard", "snapshot", "metrics-fd", "admin-fd", "lifeline"):
         parser.add_argument(f"--{name}", required=True, type=int)
+    parser.add_argument("--patient", action="store_true", help="answer only once the workers are up")
     return parser.parse_args(argv)
 
 

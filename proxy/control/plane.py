@@ -241,6 +241,8 @@ class ControlPlane:
 def _needing_restart(old: Config, new: Config) -> Iterable[str]:
     if old.workers != new.workers:
         yield "workers"
+    if old.handoff != new.handoff:
+        yield "handoff"
     if [listener.address for listener in old.listener] != [listener.address for listener in new.listener]:
         yield "[[listener]] address"
     if old.metrics.address != new.metrics.address:

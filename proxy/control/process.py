@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.config import Config, ConfigError
 from proxy.control import logs
@@ -19,10 +21,13 @@ from proxy.control.admin.server import serving
 from proxy.control.health.check import Checker
 from proxy.control.metrics import registry
 from proxy.control.plane import ControlPlane
+from proxy.control.status import workers
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import TableSnapshot
 
 log = logging.getLogger("anyport.control")
+
+_PATIENCE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,19 @@ class Inherited:
     metrics_socket: socket.socket  # bound, not yet listening or already so
     admin_socket: socket.socket
     lifeline_fd: int  # reads end-of-file once the supervisor is gone
+    patient: bool = False  # a predecessor still answers: not before the workers are up
+
+
+class _Ending:
+    """What this process has been told about its end."""
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()  # answer nobody new: a successor does, or it is the end
+        self.stop = asyncio.Event()
+
+    def now(self) -> None:
+        self.leave.set()
+        self.stop.set()
 
 
 class _Stopped(Exception):
@@ -70,17 +88,25 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
 
 
 async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Config]) -> None:
-    stop = asyncio.Event()
+    ending = _Ending()
     public = public_app(plane.status, registry(plane.status))
     admin = admin_app(plane.status, plane.admin_token)
-    with plane.running(), _reacting(plane, stop, reload, given):
+    with plane.running(), _reacting(plane, ending, reload, given):
+        # A load balancer that asks both during an upgrade must not hear "not ready" from the new one.
+        while given.patient and not (ending.leave.is_set() or _workers_up(plane)):  # noqa: ASYNC110
+            await asyncio.sleep(_PATIENCE_S)
         async with serving(public, given.metrics_socket), serving(admin, given.admin_socket):
-            await stop.wait()
+            await ending.leave.wait()
+        await ending.stop.wait()  # the workers may still need tables
+
+
+def _workers_up(plane: ControlPlane) -> bool:
+    return all(worker.up for worker in workers(plane.status, time.monotonic()))
 
 
 @contextmanager
 def _reacting(
-    plane: ControlPlane, stop: asyncio.Event, reload: Callable[[], Config], given: Inherited
+    plane: ControlPlane, ending: _Ending, reload: Callable[[], Config], given: Inherited
 ) -> Iterator[None]:
     """React to signals, to workers and to the supervisor's end for the length of the context."""
     loop = asyncio.get_running_loop()
@@ -88,8 +114,12 @@ def _reacting(
 
     def terminate() -> None:
         if plane.status.draining:
-            stop.set()
+            ending.now()
         plane.drain()
+
+    def hand_over() -> None:
+        plane.drain()
+        ending.leave.set()
 
     def hang_up() -> None:
         try:
@@ -106,9 +136,10 @@ def _reacting(
     def lifeline() -> None:
         if not os.read(lifeline_fd, 1):
             log.warning("the supervisor is gone")
-            stop.set()
+            ending.now()
 
     loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGUSR2, hand_over)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
     loop.add_reader(lifeline_fd, lifeline)
     for link in given.links:
@@ -119,6 +150,7 @@ def _reacting(
         for link in given.links:
             loop.remove_reader(link.fileno())
         loop.remove_signal_handler(signal.SIGTERM)
+        loop.remove_signal_handler(signal.SIGUSR2)
         loop.remove_signal_handler(signal.SIGHUP)
         loop.remove_reader(lifeline_fd)
 

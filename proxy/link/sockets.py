@@ -11,6 +11,7 @@ import socket
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 BACKLOG: Final = 4096
@@ -24,6 +25,19 @@ _NO_NEW_HANDSHAKES: Final = (
 )
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
+
+
+@dataclass(slots=True)
+class Sockets:
+    """All that anyport listens on."""
+
+    listeners: list[list[socket.socket]]  # of each [[listener]]; `shares` says which worker serves which
+    metrics: socket.socket
+    admin: socket.socket
+    held: bool = False  # somebody outside (systemd) keeps the listeners for the next anyport
+
+    def all(self) -> list[socket.socket]:
+        return [*(sock for group in self.listeners for sock in group), self.metrics, self.admin]
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False, backlog: int = BACKLOG) -> socket.socket:

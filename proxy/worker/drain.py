@@ -32,14 +32,16 @@ class Ending:
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
+        self._terminated = False
         self.stop_accepting = asyncio.Event()
         self.at_once = False  # nobody wants to wait any more
         self.handed_over = False  # a successor accepts on the same sockets
 
     def terminate(self) -> None:
         """SIGTERM; the second one means at once."""
-        if self.begun.is_set():
+        if self._terminated:
             self.hurry()
+        self._terminated = True
         self.begun.set()
 
     def hand_over(self) -> None:

@@ -51,7 +51,7 @@ def hello() -> Iterator[int]:
 def _config(port: int) -> str:
     return (
         f'[[service]]\nname = "web"\nhosts = ["*"]\nstatic = ["127.0.0.1:{port}"]\n'
-        "[health]\ninterval_s = 1.0\ntimeout_s = 0.9\n[timeouts]\ndrain_s = 5.0\n"
+        "[health]\ninterval_s = 1.0\ntimeout_s = 0.9\n[timeouts]\ndrain_s = 5.0\nlb_drain_s = 0.0\n"
     )
 
 
