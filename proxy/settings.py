@@ -39,6 +39,8 @@ class Timeouts:
     proxy_header_s: Seconds = 3.0  # accepted connection to the end of its PROXY header
     upstream_idle_s: Seconds = 4.0  # pooled backend connection: below Node's and gunicorn's 5 s
     tunnel_idle_s: Seconds = 3600.0  # WebSocket with no byte either way
+    tunnel_probe_after_s: Seconds = 60.0  # a silent side of a WebSocket is asked for a sign of life
+    tunnel_probe_every_s: Seconds = 15.0  # between two such probes
     drain_s: Seconds = 25.0  # SIGTERM to cutting what is still open; keep below the task's stopTimeout
     lb_drain_s: Annotated[float, Ge(0)] = 5.0  # of it: still accepting, until load balancers have noticed
     stall_restart_s: Seconds = 5.0  # a worker that stands still for so long is started again
@@ -63,6 +65,7 @@ class Limits:
     requests_per_connection: Count = 10_000  # then a client's keep-alive connection is closed
     requests_per_upstream_connection: Count = 1_000  # then a backend's is
     client_connections: CountOrNone = 0  # per worker; 0: as many as its descriptors allow
+    tunnel_probes: Count = 4  # without an answer, then that side of a WebSocket is gone
     linger_bytes: Bytes = 64 * 1024  # read and dropped after an answer that ends a connection
 
     __pydantic_config__ = _STRICT

@@ -48,6 +48,9 @@ def listen(host: str, port: int, *, reuse_port: bool = False, backlog: int = BAC
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # Else [::] would take IPv4 too, under addresses that fit no network of `trusted_proxies`.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         sock.listen(backlog)
     except BaseException:

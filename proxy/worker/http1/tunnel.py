@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import socket
 from typing import TYPE_CHECKING, Final
 
 from proxy import errors
 from proxy.errors import ErrorCode
+from proxy.settings import WorkerSettings
 from proxy.worker.http1.frames import GOING_AWAY, FrameTracker
 from proxy.worker.http1.head import RequestHead, ResponseHead, field_value
 from proxy.worker.state import WorkerState
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _ANSWER_S: Final = 2.0  # how long a client has for its answer to a close frame
 _UNKNOWN: Final = 2**62  # more than any buffer holds
+_PROBE_S_MAX: Final = 32767  # the kernel's
+_PROBES_MAX: Final = 127
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -68,6 +72,8 @@ class Tunnel:
             client.full
         ):  # with an earlier response: it will say when it can take more, but not again that it cannot
             self._upstream.transport.pause_reading()
+        for end in (self._client, self._upstream):
+            _watch_peer(end.transport, state.settings)
         self.touch()
         state.watched.add(self)
         state.clients.add(self)
@@ -157,6 +163,24 @@ class Tunnel:
         self.end()
         if not self._client.unsent_bytes and not self._upstream.unsent_bytes:
             self._forget()
+
+
+def _watch_peer(transport: asyncio.Transport, settings: WorkerSettings) -> None:
+    """Let TCP find out whether the far side is still there: it may have nothing to say for an hour."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.is_closing():
+        return
+    timeouts, probes = settings.timeouts, min(settings.limits.tunnel_probes, _PROBES_MAX)
+    after_s, every_s = (
+        max(1, min(int(s), _PROBE_S_MAX))
+        for s in (timeouts.tunnel_probe_after_s, timeouts.tunnel_probe_every_s)
+    )
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, after_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+    # A shorter one, as clients have it from their listener, would end it with the first lost probe.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * (after_s + probes * every_s))
 
 
 class _End(asyncio.Protocol):
