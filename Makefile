@@ -43,10 +43,10 @@ fmt: setup       ## mend the style
 
 type: setup      ## mypy --strict
 	$(BIN)/mypy
-	$(BIN)/mypy bench/run.py
+	$(BIN)/mypy -p bench
 
 bench: build     ## side by side with the peers that are installed
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python -m bench.run $(ARGS)
 
 image:           ## the container image
 	docker build --tag anyport .
