@@ -131,6 +131,7 @@ def _workers(status: Status, now_s: float) -> Iterator[Metric]:
     )
     counters = (
         (at.STARTS, _counter("worker_starts", "Times a worker was started in this place.", "worker"), 1),
+        (at.STALLS, _counter("worker_stalls", "Times a worker stood still for over 0.1 s.", "worker"), 1),
         (at.CLIENTS_TOTAL, _counter("client_connections", "Client connections accepted.", "worker"), 1),
         (at.UPSTREAM_CONNECTS, _counter("upstream_connects", "Backend connections opened.", "worker"), 1),
         (

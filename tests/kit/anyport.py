@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -55,6 +56,13 @@ class Anyport:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(40)
+
+    def successor(self, name: str, **environ: str) -> Anyport:
+        """Return another one of the same configuration and ports, with *environ* over it; not yet started."""
+        made = copy.copy(self)
+        made._environ = {**self._environ, **environ}
+        made._log_path = self._log_path.with_name(f"{name}.log")
+        return made
 
     @property
     def log(self) -> str:
