@@ -30,24 +30,30 @@ class Visit(Wire):
 
 
 class ScriptedBackend:
-    """Accepts connections on 127.0.0.1 and runs *script* on each, in a thread of its own.
+    """Accepts connections on *host* and runs *script* on each, in a thread of its own.
 
     When the script returns, the connection is closed. What it received is in `visits[i].received`.
     """
 
     def __init__(
-        self, script: Script, *, port: int = 0, receive_buffer_bytes: int = 0, backlog: int = 128
+        self,
+        script: Script,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        receive_buffer_bytes: int = 0,
+        backlog: int = 128,
     ) -> None:
         self.script = script
         self.requests: list[Message] = []
         self.visits: list[Visit] = []
         self.failures: list[BaseException] = []  # a script that raised: a bug in the test
         self.going = threading.Event()  # scripts that stall wait for it; set by `close` at the latest
-        self._listener = socket.socket()
+        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer_bytes:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        self._listener.bind(("127.0.0.1", port))
+        self._listener.bind((host, port))
         self._listener.listen(backlog)
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []

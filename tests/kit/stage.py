@@ -18,8 +18,8 @@ def settings(**changes: Any) -> WorkerSettings:
     """Return the defaults with *changes*, each key given without its section (`connect_s=0.2`)."""
     made = WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
     for key, value in changes.items():
-        if key == "trusted_proxies":
-            made = replace(made, trusted_proxies=value)
+        if key in ("trusted_proxies", "listeners"):
+            made = replace(made, **{key: value})
             continue
         for section in ("timeouts", "limits", "retries", "access_log"):
             part = getattr(made, section)
@@ -55,7 +55,9 @@ class Stage:
         return made
 
     def client(self, **options: Any) -> Wire:
-        return self._stack.enter_context(Wire.connect(self.worker.port, **options))
+        return self._stack.enter_context(
+            Wire.connect(self.worker.port, **{"host": self.worker.host, **options})
+        )
 
     def ask(self, data: bytes, method: str = "GET") -> Message:
         """Send *data* on a new connection and return the response."""

@@ -67,7 +67,7 @@ class Wire:
 
     @classmethod
     def connect(cls, port: int, *, receive_buffer_bytes: int = 0, host: str = "127.0.0.1") -> Wire:
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         try:

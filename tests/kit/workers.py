@@ -57,13 +57,34 @@ def backend(
     )
 
 
-class WorkerProcess:
-    """One worker on a port of 127.0.0.1; `publish` is what the control process would send."""
+def _limited(descriptors: int) -> list[str]:
+    """Return what to put before a command so that it has no more than so many file descriptors."""
+    if not descriptors:
+        return []
+    limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors},) * 2)"
+    return [sys.executable, "-c", f"{limit}; os.execv(sys.argv[1], sys.argv[1:])"]
 
-    def __init__(self, *, settings: WorkerSettings | None = None, rows: int = 1, listeners: int = 1) -> None:
+
+class WorkerProcess:
+    """One worker on a port of *host*; `publish` is what the control process would send.
+
+    With *descriptors* that is the limit on its file descriptors from the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: WorkerSettings | None = None,
+        rows: int = 1,
+        listeners: int = 1,
+        host: str = "127.0.0.1",
+        descriptors: int = 0,
+    ) -> None:
+        self.host = host
+        self._descriptors = descriptors
         self.settings = settings or WorkerSettings(timeouts=Timeouts(lb_drain_s=0))
         self.board = Scoreboard.create(rows)
-        self.listeners = [listen("127.0.0.1", 0) for _ in range(listeners)]
+        self.listeners = [listen(host, 0) for _ in range(listeners)]
         self.listener = self.listeners[0]
         self.ports: list[int] = [listener.getsockname()[1] for listener in self.listeners]
         self.port = self.ports[0]
@@ -93,9 +114,9 @@ class WorkerProcess:
         listening = [listener.fileno() for listener in self.listeners]
         fds = [self.far.fileno(), self.board.fd, self._lifeline]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy.worker", "--row", "0", "--snapshot", "-1", "--listeners",
-             ",".join(map(str, listening)), "--link", str(fds[0]), "--scoreboard", str(fds[1]),
-             "--lifeline", str(fds[2])],
+            [*_limited(self._descriptors), sys.executable, "-m", "proxy.worker", "--row", "0",
+             "--snapshot", "-1", "--listeners", ",".join(map(str, listening)), "--link", str(fds[0]),
+             "--scoreboard", str(fds[1]), "--lifeline", str(fds[2])],
             pass_fds=[*listening, *fds], stdout=subprocess.PIPE,
         )  # fmt: skip
 
