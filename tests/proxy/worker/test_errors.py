@@ -39,8 +39,9 @@ class Row:
 def _upgrade() -> bytes:
     key = "dGhlIHNhbXBsZSBub25jZQ=="
     return request(
-        "/", "Connection: Upgrade", "Upgrade: websocket", f"Sec-WebSocket-Key: {key}", "X-Request-Id: up"
-    )
+        "/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}", "X-Request-Id: up",
+    )  # fmt: skip
 
 
 def _route(stage: Stage, *rows: Any, **changes: Any) -> None:

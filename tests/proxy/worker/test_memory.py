@@ -166,14 +166,22 @@ def test_a_tunnel_flows_at_the_speed_of_its_reader(alone: Stage) -> None:
 
     def script(visit: Visit) -> None:
         visit.read_request()
-        visit.send(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+        visit.send(
+            b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        )
         visit.send(b"x" * LARGE)
 
     alone.serve(script)
     before = _rss_bytes(alone)
     client = alone.client(receive_buffer_bytes=65_536)
     client.keep_received = False
-    client.send(request("/", "Connection: Upgrade", "Upgrade: raw"))
+    client.send(
+        request(
+            "/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+    )  # fmt: skip
     client.read_response()
     assert _settled_rss_bytes(alone) - before < GROWTH_BYTES_MAX
     assert len(client.read_exactly(LARGE)) == LARGE

@@ -35,7 +35,7 @@ def _echo(message: Message) -> bytes:
 GOOD = (
     request("/a", "X-N: 1") + request("/b", method="POST", body=b"body\r\n\r\nGET / HTTP/1.1\r\n")
     + b"\r\n" + request("/c", "Transfer-Encoding: chunked", method="PUT")
-    + b"4;x=y\r\n\r\n0\r\r\n10\r\n0123456789abcdef\r\n0\r\nTrailer: x\r\n\r\n"
+    + b"4;x=y\r\n\r\n0\r\r\n10\r\n0123456789abcdef\r\n0\r\nX-Sum: x\r\n\r\n"
     + b"GET http://web.test/d?q=1 HTTP/1.1\r\nHost: web.test\r\nX-N: 2\r\nX-N:3\r\n\r\n"
 )  # fmt: skip
 STREAMS = {
