@@ -23,11 +23,12 @@ class FrameTracker:
 
     def feed(self, data: bytes) -> None:
         """Follow *data*, the bytes that come next."""
-        left = self._left - len(data)
-        if left < 0:
+        size, left = len(data), self._left
+        if size <= left:
+            self._left = left - size
+        elif left or self._partial or not 2 <= size < 128 or data[1] != size - 2 or data[0] & 8:
             self._walk(data)
-        else:
-            self._left = left
+        # else one whole small message, as most are
 
     @property
     def between_frames(self) -> bool:
