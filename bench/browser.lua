@@ -1,4 +1,4 @@
--- What wrk sends: a request of the size that a browser makes. Arguments after `--`: "close", "post".
+-- What wrk sends: a request of the size that a browser makes. Arguments after `--`: "close", "post", "sticky".
 function init(args)
   wrk.headers["Host"] = "bench.example.com"
   wrk.headers["User-Agent"] =
@@ -18,6 +18,24 @@ function init(args)
       wrk.method = "POST"
       wrk.headers["Content-Type"] = "application/octet-stream"
       wrk.body = string.rep("x", 10240)
+    elseif word == "sticky" then
+      keep_session()
     end
+  end
+end
+
+-- A cookie that the proxy sets is sent back from then on, as a browser does; all connections are one browser.
+function keep_session()
+  local others = wrk.headers["Cookie"]
+  local kept = false
+  response = function(_, headers)
+    local set = headers["Set-Cookie"] or headers["set-cookie"]
+    if set and not kept then
+      kept = true
+      wrk.headers["Cookie"] = others .. "; " .. set:match("^[^;]+")
+    end
+  end
+  request = function()
+    return wrk.format()
   end
 end
