@@ -140,6 +140,21 @@ def _workers(status: Status, now_s: float) -> Iterator[Metric]:
             1,
         ),
         (
+            at.UPSTREAM_EXTRA_BYTES,
+            _counter("upstream_extra_bytes", "Responses with bytes behind their end.", "worker"),
+            1,
+        ),
+        (
+            at.UPSTREAM_UNSOLICITED,
+            _counter("upstream_unsolicited", "Kept backend connections that spoke unasked.", "worker"),
+            1,
+        ),
+        (
+            at.UPSTREAM_CLOSED,
+            _counter("upstream_closed", "Kept backend connections that the backend closed.", "worker"),
+            1,
+        ),
+        (
             at.SNAPSHOTS_REJECTED,
             _counter("snapshots_rejected", "Tables a worker could not read.", "worker"),
             1,

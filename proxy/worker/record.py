@@ -15,6 +15,7 @@ from proxy.worker.state import WorkerState
 
 if TYPE_CHECKING:
     from proxy.worker.http1.exchange import Exchange
+    from proxy.worker.http1.head import RequestHead
 
 _CLASSES: Final = len(sb.CODE_CLASSES)
 _METHOD_CELL: Final = {
@@ -43,6 +44,23 @@ def record(state: WorkerState, exchange: Exchange) -> None:
     wanted = state.settings.access_log.requests
     if wanted == "all" or (wanted == "errors" and (error is not None or status >= 500)):
         state.log.add(_line(exchange, elapsed_s))
+
+
+def record_own(state: WorkerState, head: RequestHead, status: int) -> None:
+    """Count and log a request that asked about anyport itself and was answered here."""
+    state.no_service[_METHOD_CELL.get(head.method, _OTHER_CELL) + status // 100] += 1
+    if state.settings.access_log.requests == "all":
+        state.log.add(
+            {
+                "time": now(),
+                "request_id": (head.request_id or state.next_request_id()).decode("ascii"),
+                "service": "",
+                "method": _text(head.method),
+                "host": _text(head.host),
+                "path": _text(head.path),
+                "status": status,
+            }
+        )
 
 
 def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id: bytes, detail: str) -> None:

@@ -16,7 +16,7 @@ from proxy.worker.http1.framing import ChunkedReader, FramingError
 from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
 from proxy.worker.http1.progress import BodyProgress
 from proxy.worker.proxy_protocol import ProxyHeader
-from proxy.worker.record import record_refusal
+from proxy.worker.record import record_own, record_refusal
 from proxy.worker.state import WorkerState
 
 # What the bytes that arrive next are.
@@ -24,6 +24,7 @@ _HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
 
 _LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
 _FIRST_REQUEST_S: Final = 2.0  # a drain waits this long for the first request of a new connection
+_CONTINUE_S: Final = 1.0  # a client that waits for 100 is told by us if the backend says nothing (S38)
 _UNKNOWN: Final = 2**62  # more than any buffer holds
 _SHED: Final = replies.error_bytes(errors.SHED, b"-")
 _SHED_SPARE: Final = 1 / 16  # of the limit: so many more are told that they are too many
@@ -35,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client. Its exchanges run strictly one after the other."""
 
     __slots__ = (
+        "_awaits_continue",
         "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_header", "_left",
         "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_scheme",
         "_state", "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
@@ -55,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._left = 0
         self._chunks: ChunkedReader | None = None
         self._progress: BodyProgress | None = None
+        self._awaits_continue = False
         self._requests = 0
         self._paused = False
         self._eof = False
@@ -89,6 +92,13 @@ class ClientConnection(asyncio.Protocol):
             if self._phase == _BODY:
                 self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
             self._transport.resume_reading()
+
+    def invite_body(self, response: bytes) -> None:
+        """Send the 100 *response*, if the client waits for one: not twice, and not once it has begun."""
+        if self._awaits_continue:
+            self._awaits_continue = False
+            self.deadline_s = self._state.now_s + self._state.settings.timeouts.request_body_s
+            self.write(response)
 
     def on_exchange_end(self) -> None:
         """The response is out: go on with the next request, or end the connection."""
@@ -182,6 +192,11 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
         elif phase == _HEAD and self._buffer and not self.full:
             self._refuse(HeadError(errors.HEAD_TIMEOUT, "the head did not arrive in time"))
+        elif self._awaits_continue and exchange is not None and not exchange.over:
+            if exchange.delivered:
+                self.invite_body(b"HTTP/1.1 100 Continue\r\n\r\n")
+            else:
+                self.deadline_s = self._state.now_s + _CONTINUE_S
         elif phase == _BODY and exchange is not None and not exchange.over:
             exchange.on_request_refused(errors.BODY_TIMEOUT, "the body stopped arriving")
         elif exchange is not None:  # it does not take its response
@@ -285,9 +300,10 @@ class ClientConnection(asyncio.Protocol):
                 self.pause_reading()
         elif phase == _LINGER:
             self._left -= len(data)
-            if self._left < 0:
-                self._phase = _OVER
-                self._transport.abort()
+            if self._left < 0 and not self._paused:
+                # Enough; the rest waits in the kernel, so that our last answer is not lost to a reset.
+                self._paused = True
+                self._transport.pause_reading()
 
     # The request
 
@@ -323,8 +339,9 @@ class ClientConnection(asyncio.Protocol):
         )
         if head.target == b"*":
             self._phase = _HEAD
-            self.write(replies.options_reply(keep_alive=self.keep_alive and not head.length))
             self.keep_alive = self.keep_alive and not head.length
+            self.write(replies.options_reply(keep_alive=self.keep_alive))
+            record_own(state, head, 204)
             self._buffer = data[end:]
             self.on_exchange_end()
             return
@@ -366,10 +383,14 @@ class ClientConnection(asyncio.Protocol):
                 self._linger()
                 return
             self._progress = BodyProgress()
+            if head.expects_continue and not payload:
+                self._awaits_continue = True
+                self.deadline_s = self._state.now_s + _CONTINUE_S
         exchange.start(payload, ended=ended)
 
     def _on_body_bytes(self, data: bytes) -> None:
         exchange, progress = self._exchange, self._progress
+        self._awaits_continue = False
         state = self._state
         self.deadline_s = state.now_s + state.settings.timeouts.request_body_s
         if exchange is None or progress is None:

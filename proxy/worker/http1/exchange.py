@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from proxy.worker.http1.downstream import ClientConnection
     from proxy.worker.http1.upstream import UpstreamConnection
 
-# May be sent a second time although a backend may have acted on the first (RFC 9110 section 9.2.2).
-_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+# May be sent a second time although a backend may have acted on the first (RFC 9110 section 9.2.2): the safe
+# ones whenever no answer came, the merely idempotent ones only where an idle time that ran out explains it.
+_SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_IDEMPOTENT: Final = _SAFE | {b"PUT", b"DELETE"}
+_WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD"))
 _SUSPECT_S: Final = 1.0  # how long a backend that refused a connection is only a last resort
 
 _AS_IS, _CHUNKS, _RAW = range(3)  # how the response body goes to the client
@@ -124,7 +127,8 @@ class Exchange:
         self.backend = self._held = backend
         backend.in_flight += 1
         self._tried.append(backend)
-        connection = pool.take(self._state, backend)
+        # What has failed on one kept connection would fail on the next: a second attempt gets a fresh one.
+        connection = None if self.delivered else pool.take(self._state, backend)
         if connection is None:
             if connect_left_s is None:
                 connect_left_s = self._state.settings.timeouts.connect_total_s
@@ -136,7 +140,11 @@ class Exchange:
         self._upstream = connection
         self.delivered = True
         self._client.resume_reading()
-        connection.begin(self, self._out)
+        out = self._out
+        if self.attempts > 1:
+            line, _, rest = out.partition(b"\r\n")
+            out = b"%b\r\nX-Anyport-Attempt: %d\r\n%b" % (line, self.attempts, rest)
+        connection.begin(self, out)
 
     # What the pool and the backend's connection tell
 
@@ -144,6 +152,8 @@ class Exchange:
         backend = connection.backend
         if self.over:  # the client has left meanwhile
             pool.give_back(self._state, connection)
+        elif connection.over:  # it has ended, or spoken, before it was asked anything
+            self._try_elsewhere(errors.CONNECT_REFUSED)
         elif backend.removed or backend.row.suspended:  # meanwhile another task may answer there (rule 4)
             connection.close()
             self._try_elsewhere(errors.CONNECT_REFUSED)
@@ -179,7 +189,7 @@ class Exchange:
             and first  # what ends one task's connection may end every task's
             and self.request_ended
             and self._out_complete
-            and self.head.method in _IDEMPOTENT
+            and self.head.method in (_IDEMPOTENT if connection.used else _SAFE)
             and not self.head.expects_continue
             and not self.head.upgrade
         ):
@@ -206,8 +216,10 @@ class Exchange:
         self._cut(errors.RESPONSE_TRUNCATED)
 
     def on_interim(self, head: ResponseHead) -> None:
-        """Relay a 1xx response to a client that can take it (RFC 9110 section 15.2)."""
-        if self.head.minor and (head.status != 100 or self.head.expects_continue):
+        """Relay 103 to a client that can take it, and 100 to one that waits for it; no other 1xx (S40)."""
+        if head.status == 100:
+            self._client.invite_body(head.lines + b"\r\n")
+        elif head.status == 103 and self.head.minor:
             self._client.write(head.lines + b"\r\n")
 
     def on_switch(self, connection: UpstreamConnection, head: ResponseHead) -> None:
@@ -262,13 +274,18 @@ class Exchange:
         self._upstream = None
         if self._mode == _CHUNKS:
             self._client.write(LAST_CHUNK)
-        if reusable and self.request_ended and (not self.head.length or connection.flushed):
+        if reusable and self.request_ended and (not self.head.length or self._body_is_read(connection)):
             pool.give_back(self._state, connection)
         else:
             # An unread rest of the request on its way would be taken for the next one.
             connection.close()
         self._finish()
         self._client.on_exchange_end()
+
+    def _body_is_read(self, connection: UpstreamConnection) -> bool:
+        """Whether the backend has read the body for what it is. Many expect none of GET or HEAD: to them it
+        is the next request, and the answer to that would be somebody else's (reliability S7)."""
+        return connection.flushed and self.head.method not in _WITHOUT_BODY
 
     def on_upstream_full(self) -> None:
         self._client.pause_reading()

@@ -31,6 +31,7 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
         if _readable(connection.fileno):
+            state.head[sb.UPSTREAM_CLOSED] += 1
             connection.abort()
             continue
         state.head[sb.UPSTREAM_REUSES] += 1

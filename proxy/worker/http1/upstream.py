@@ -95,6 +95,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, or has been given up, and can serve nobody any more."""
+        return self._phase == _OVER
+
+    @property
     def flushed(self) -> bool:
         """Whether the backend's kernel has all that was written."""
         return not self._transport.get_write_buffer_size()
@@ -150,7 +155,8 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is not None:
             answered = phase != _HEAD or bool(self._buffer) or self._interim > 0
             exchange.on_upstream_lost(self, answered=answered)
-        elif phase == _IDLE:
+        elif phase == _IDLE and self.used:
+            self._state.head[sb.UPSTREAM_CLOSED] += 1
             self._leave_pool()
 
     def eof_received(self) -> bool:
@@ -179,6 +185,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._on_body_bytes(data)
         elif phase == _IDLE:
             # Bytes nobody asked for: whoever came next would read them as his answer (reliability S47).
+            self._state.head[sb.UPSTREAM_UNSOLICITED] += 1
             self._leave_pool()
             self.abort()
 
@@ -281,6 +288,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self._phase = _IDLE
         self.deadline_s = 0.0
+        if extra:
+            self._state.head[sb.UPSTREAM_EXTRA_BYTES] += 1
         exchange.on_response_end(self, reusable=self.reusable and not extra)
 
     # Bookkeeping
