@@ -34,6 +34,8 @@ class ProxyHeaderConnection(asyncio.Protocol):
         if not peer or not within(peer[0], state.settings.trusted_proxies):
             self._refuse("untrusted")
             return
+        if state.full and state.shed(transport):
+            return
         self.deadline_s = state.now_s + state.settings.timeouts.proxy_header_s
         state.watched.add(self)
         state.clients.add(self)

@@ -7,8 +7,9 @@ import os
 import random
 import resource
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
+from proxy import errors
 from proxy.backend_tls import Contexts
 from proxy.link import scoreboard as sb
 from proxy.link.reports import Refused
@@ -20,6 +21,7 @@ from proxy.worker.heartbeat import Heartbeat
 from proxy.worker.tls import ListenersTls
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
+_TOLD: Final = 16  # for so many connections one more that is told that there is no room for it
 _CLIENTS_MIN: Final = 16
 _OWN_DESCRIPTORS: Final = 256  # sockets to listen on, links, files; what a reload needs for a moment
 
@@ -90,6 +92,25 @@ class WorkerState:
     def next_request_id(self) -> bytes:
         self._id_counter += 1
         return b"%b-%x" % (self._id_prefix, self._id_counter)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many client connections as there may be."""
+        return len(self.clients) >= (self.settings.limits.client_connections or self.clients_share)
+
+    def shed(self, transport: asyncio.BaseTransport) -> bool:
+        """Drop the new connection *transport* if those that are told that there is no room have become too
+        many as well, and return whether it was."""
+        limit = self.settings.limits.client_connections or self.clients_share
+        if len(self.clients) < limit + max(1, limit // _TOLD):
+            return False
+        self.count_shed()
+        cast(asyncio.Transport, transport).abort()
+        return True
+
+    def count_shed(self) -> None:
+        """Count a connection that was turned away. Not a line in the log for each: they come in floods."""
+        self.no_service[sb.FAILURES + errors.SHED.slot] += 1
 
     def tick(self) -> None:
         """Move the coarse clock on and call what is overdue. One scan, no timer object per connection."""

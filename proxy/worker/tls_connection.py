@@ -49,8 +49,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     """Speaks TLS with one client. The protocol that *make* returns comes to life with the handshake."""
 
     __slots__ = (
-        "_app", "_closed", "_eof", "_incoming", "_make", "_outgoing", "_phase", "_ssl", "_state", "_tcp",
-        "_tls", "deadline_s",
+        "_app", "_closed", "_decrypt", "_deliver", "_encrypt", "_eof", "_incoming", "_make", "_outgoing_read",
+        "_phase", "_ssl", "_state", "_tcp", "_tls", "deadline_s",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, tls: ListenerTls, make: Callable[[], asyncio.Protocol]) -> None:
@@ -67,21 +67,26 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         state = self._state
         self._tcp = cast(asyncio.Transport, transport)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._ssl = self._tls.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        if state.full and state.shed(transport):
+            self._phase = _REFUSED
+            return
+        self._incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = self._tls.context.wrap_bio(self._incoming, outgoing, server_side=True)
+        # Bound once: each is needed for every request.
+        self._decrypt, self._encrypt, self._outgoing_read = self._ssl.read, self._ssl.write, outgoing.read
         self.deadline_s = state.now_s + state.settings.timeouts.tls_handshake_s
         state.watched.add(self)
         state.clients.add(self)
         state.head[sb.CLIENTS] += 1
 
     def data_received(self, data: bytes) -> None:
-        if self._phase == _REFUSED:
-            return
-        self._incoming.write(data)
-        if self._phase == _HANDSHAKE and not self._shake_hands():
-            return
-        if self._phase == _OPEN and self._incoming.pending:
-            self._read()
+        if self._phase == _OPEN:
+            self._incoming.write(data)
+            self._read(len(data))
+        elif self._phase == _HANDSHAKE:
+            self._incoming.write(data)
+            if self._shake_hands() and self._incoming.pending:
+                self._read(len(data))
 
     def eof_received(self) -> bool:
         if self._phase != _OPEN:
@@ -96,6 +101,9 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._phase == _OPEN:
             self._phase = _OVER
             self._app.connection_lost(exc)
+            self.set_protocol(
+                asyncio.Protocol()
+            )  # lets go of the one that has us: a circle would outlive both
         else:
             self._fail("gone")
             self._forget()
@@ -118,13 +126,14 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._flush()
             return False
         except ssl.SSLError as exc:
-            self._fail(failure_of(exc))
+            why = failure_of(exc)
+            self._fail("other" if why == "no_certificate" and self._tls.find(None) else why)
             return False
         self._flush()
         self._forget()
         self._phase = _OPEN
         self._state.head[sb.TLS_HANDSHAKES] += 1
-        self._app = self._make()
+        self.set_protocol(self._make())
         self._app.connection_made(self)
         return True
 
@@ -153,29 +162,48 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     # Bytes
 
-    def _read(self) -> None:
-        """Pass on all that can be decrypted of what has come, as one piece."""
-        read, incoming = self._ssl.read, self._incoming
-        parts = []
-        ended = False
+    def _read(self, size: int) -> None:
+        """Pass on all that can be decrypted of the *size* bytes that have come, as one piece."""
+        incoming = self._incoming
         try:
-            while incoming.pending:  # asking in vain costs an exception
-                data = read(_RECORD_BYTES)
-                if not data:
-                    ended = True
-                    break
-                parts.append(data)
-        except ssl.SSLWantReadError:
-            pass
+            data = self._decrypt(size if size < _RECORD_BYTES else _RECORD_BYTES)
+            if not incoming.pending:
+                if data:
+                    self._deliver(data)
+                else:
+                    self._on_close_notify()
+                return
+        except ssl.SSLWantReadError:  # half a record, or one that is not for us to see
+            self._flush()
+            return
         except ssl.SSLError:  # a broken record, or an alert of the client
             self._flush()
             self.abort()
             return
-        if self._outgoing.pending:
+        self._read_on(data)
+
+    def _read_on(self, first: bytes) -> None:
+        """Do what `_read` does where there is more than one record."""
+        pieces, piece = [], first
+        try:
+            while piece:
+                pieces.append(piece)
+                if not self._incoming.pending:  # asking in vain costs an exception
+                    break
+                piece = self._decrypt(_RECORD_BYTES)
+        except ssl.SSLWantReadError:
             self._flush()
-        if parts:
-            self._app.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
-        if ended and not self._eof and self._phase == _OPEN:
+        except ssl.SSLError:
+            self._flush()
+            self.abort()
+            return
+        if pieces:
+            self._deliver(b"".join(pieces))
+        if not piece:
+            self._on_close_notify()
+
+    def _on_close_notify(self) -> None:
+        if not self._eof and self._phase == _OPEN:
             self._eof = True
             self._keep_open()
 
@@ -187,7 +215,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         return False
 
     def _flush(self) -> None:
-        data = self._outgoing.read()
+        data = self._outgoing_read()
         if data and not self._closed:
             self._tcp.write(data)
 
@@ -201,18 +229,16 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     # The transport for the protocol above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._closed or self._phase != _OPEN:
+        if self._closed or self._phase != _OPEN or not data:
             return
-        encrypt = self._ssl.write
-        left = len(data)
         try:
-            left -= encrypt(data)
+            left = len(data) - self._encrypt(data)
             while left:
-                left -= encrypt(memoryview(data)[-left:])
+                left -= self._encrypt(memoryview(data)[-left:])
         except ssl.SSLError:
             self.abort()
             return
-        self._tcp.write(self._outgoing.read())
+        self._tcp.write(self._outgoing_read())
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
@@ -257,6 +283,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._app = cast(asyncio.Protocol, protocol)
+        self._deliver = self._app.data_received
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as asyncio has it
         if name == "ssl_object":

@@ -27,7 +27,6 @@ _FIRST_REQUEST_S: Final = 2.0  # a drain waits this long for the first request o
 _CONTINUE_S: Final = 1.0  # a client that waits for 100 is told by us if the backend says nothing (S38)
 _UNKNOWN: Final = 2**62  # more than any buffer holds
 _SHED: Final = replies.error_bytes(errors.SHED, b"-")
-_SHED_SPARE: Final = 1 / 16  # of the limit: so many more are told that they are too many
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
@@ -229,11 +228,9 @@ class ClientConnection(asyncio.Protocol):
         self._forwarding = forwarding_headers(self._peer, self._port, self._scheme)
         buffer_bytes = state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
-        limit, others = state.settings.limits.client_connections or state.clients_share, len(state.clients)
-        if others >= limit * (1 + _SHED_SPARE):
+        full = state.full
+        if full and state.shed(transport):
             self._phase = _OVER
-            state.no_service[sb.FAILURES + errors.SHED.slot] += 1
-            self._transport.abort()
             return
         timeouts = state.settings.timeouts
         self.deadline_s = state.now_s + timeouts.client_idle_s
@@ -242,8 +239,8 @@ class ClientConnection(asyncio.Protocol):
         state.clients.add(self)
         state.head[sb.CLIENTS] += 1
         state.head[sb.CLIENTS_TOTAL] += 1
-        if others >= limit:
-            state.no_service[sb.FAILURES + errors.SHED.slot] += 1
+        if full:
+            state.count_shed()
             self.write(_SHED)
             self._linger()
 

@@ -194,3 +194,17 @@ def test_a_dial_without_a_descriptor_is_local_ports_exhausted(alone: Stage) -> N
     alone.wait_failure("local_ports_exhausted")
     client.send(request("/after"))
     assert client.read_response().body == b"/after"
+
+
+def test_connections_that_have_not_even_begun_are_bounded_too(alone: Stage) -> None:
+    """Silent ones, before a PROXY header or a TLS handshake, cost a descriptor like any other."""
+    alone.serve(
+        client_connections=8,
+        trusted_proxies=("127.0.0.1/32",),
+        listeners=(ListenerSettings(proxy_protocol=True),),
+        proxy_header_s=60.0,
+    )
+    crowd = [alone.client() for _ in range(30)]
+    wait_for(lambda: _shed(alone) == 21, "those without room are dropped")
+    assert alone.worker.head(sb.CLIENTS) == 9
+    assert sum(client.at_end() for client in crowd[9:]) == 21
