@@ -7,6 +7,7 @@ import faulthandler
 import os
 import signal
 import socket
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,7 @@ from proxy.worker.garbage import settle
 from proxy.worker.listeners import opener
 from proxy.worker.record import record_bug
 from proxy.worker.state import TICK_S, WorkerState
+from proxy.worker.tls import is_unreadable_name
 from proxy.worker.upkeep import keep_up
 
 _STDOUT: Final = 1
@@ -79,6 +81,7 @@ class Worker:
         # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.set_exception_handler(self.on_bug)
+        sys.unraisablehook = self.on_lost
         state.tasks.create_task(follower.run(), name="follow")
         state.tasks.create_task(self._tick(), name="tick")
         opened = [(i, socket.socket(fileno=fd)) for i, fds in enumerate(given.listeners) for fd in fds]
@@ -110,6 +113,11 @@ class Worker:
     def on_bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Take what a callback has raised: the loop has closed its connection, the worker goes on."""
         record_bug(self._state, context.get("exception") or RuntimeError(context["message"]))
+
+    def on_lost(self, lost: sys.UnraisableHookArgs) -> None:
+        """Take what was raised where nobody could catch it."""
+        if not is_unreadable_name(lost.exc_value):
+            record_bug(self._state, lost.exc_value or RuntimeError(lost.err_msg))
 
     def _on_lifeline(self) -> None:
         """The supervisor died. It held the sockets; without it a successor could not be told apart."""

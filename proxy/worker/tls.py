@@ -145,3 +145,9 @@ def fingerprint_of(cert: str) -> str:
 def _no_passphrase() -> str:
     # Without this OpenSSL would ask for one on the terminal.
     raise ValueError("the key is encrypted")
+
+
+def is_unreadable_name(exc: BaseException | None) -> bool:
+    """Return whether *exc* is what Python raises, where nobody can catch it, for a server name that is not ASCII.
+    The handshake has failed by then."""
+    return isinstance(exc, UnicodeDecodeError) and exc.encoding == "ascii"

@@ -101,9 +101,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._phase == _OPEN:
             self._phase = _OVER
             self._app.connection_lost(exc)
-            self.set_protocol(
-                asyncio.Protocol()
-            )  # lets go of the one that has us: a circle would outlive both
+            # Lets go of the one that has us too: nobody looks for circles often.
+            self.set_protocol(asyncio.Protocol())
         else:
             self._fail("gone")
             self._forget()
