@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -10,11 +11,14 @@ import resource
 import socket
 import sys
 from collections.abc import Iterable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from proxy.config import Config, split_address
+from proxy.config.certificates import known
 from proxy.link.handoff import HandoffError, Predecessor, take
+from proxy.link.snapshots import EMPTY, SnapshotError, decode, encode, read, seal
 from proxy.link.sockets import Sockets, allow_handshakes, bind, listen, more
 from proxy.supervisor import Supervisor
 
@@ -45,6 +49,7 @@ def run(config_path: Path | None, config: Config) -> int:
             config_path=str(config_path.resolve()) if config_path else "",
             say=_say,
             handoff_path=config.handoff,
+            snapshot=first_table(config, predecessor.snapshot if predecessor else -1),
             predecessor=predecessor,
             surplus=given.rest(),
         )
@@ -58,6 +63,20 @@ def run(config_path: Path | None, config: Config) -> int:
     if predecessor is not None:
         _say("taking over from the anyport that runs here")
     return supervisor.run()
+
+
+def first_table(config: Config, inherited: int) -> int:
+    """Return the descriptor of the table that workers begin with: the *inherited* one, if there is one, with
+    our own settings. Before the control process is up they must know which listeners speak TLS.
+    """
+    table = replace(EMPTY, revision=1)
+    if inherited >= 0:
+        with contextlib.suppress(SnapshotError):
+            table = decode(read(inherited))
+        os.close(inherited)
+    listeners = tuple(known(listener.settings()) for listener in config.listener)
+    settings = replace(config.worker_settings(), listeners=listeners)
+    return seal(encode(replace(table, settings=settings)))
 
 
 def open_sockets(config: Config, workers: int, given: Given, *, held: bool = False) -> Sockets:

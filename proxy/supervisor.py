@@ -57,17 +57,18 @@ class Supervisor:
         config_path: str,
         say: Callable[[str], None],
         handoff_path: str = "",
+        snapshot: int = -1,
         predecessor: Predecessor | None = None,
         surplus: Sequence[socket.socket] = (),
     ) -> None:
-        """*predecessor*: serves until we do. *surplus*: its sockets that nobody listens on after it."""
+        """*snapshot*: of the table to begin with. *predecessor*: serves until we do. *surplus*: its sockets that nobody listens on after it."""
         self._sockets = sockets
         self._workers = workers
         self._say = say
         self._board = Scoreboard.create(workers)
         self._links = [snapshots.make_link() for _ in range(workers)]
         self._own_link, self._own_link_far = snapshots.make_link()
-        self._newest = predecessor.snapshot if predecessor else -1  # descriptor of the newest snapshot
+        self._newest = snapshot  # descriptor of the newest one
         self._published = False  # our own control process has sent one
         self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
         self._config_path = config_path

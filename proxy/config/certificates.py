@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from proxy.config.model import Config
 from proxy.config.rules import Problem
-from proxy.settings import Certificate
+from proxy.settings import Certificate, ListenerSettings
 
 _MAX_BYTES: Final = 1024 * 1024
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, for which `ssl` has no name
@@ -78,9 +78,16 @@ def inspect(cert: str, key: str) -> Pair:
     )
 
 
-def known(pair: Certificate) -> Certificate:
-    """Return *pair* with what its certificate says; raise `PairError` if it cannot be used."""
-    found = inspect(pair.cert, pair.key)
+def known(listener: ListenerSettings) -> ListenerSettings:
+    """Return *listener* with what its certificates say of themselves, as far as they can be used."""
+    return replace(listener, tls=tuple(map(_known, listener.tls)))
+
+
+def _known(pair: Certificate) -> Certificate:
+    try:
+        found = inspect(pair.cert, pair.key)
+    except PairError:
+        return pair
     return replace(pair, fingerprint=found.fingerprint, names=found.names)
 
 

@@ -148,6 +148,6 @@ def _no_passphrase() -> str:
 
 
 def is_unreadable_name(exc: BaseException | None) -> bool:
-    """Return whether *exc* is what Python raises, where nobody can catch it, for a server name that is not ASCII.
-    The handshake has failed by then."""
+    """Return whether *exc* is what Python raises, where nobody can catch it, for a server name that is not
+    ASCII. The handshake has failed by then."""
     return isinstance(exc, UnicodeDecodeError) and exc.encoding == "ascii"
