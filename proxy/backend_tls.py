@@ -135,10 +135,15 @@ def in_words(exc: BaseException) -> str:
         kind = "expired" if exc.verify_code == _EXPIRED else "untrusted"
         return f"{kind}: {exc.verify_message}"
     if isinstance(exc, ssl.SSLError):
-        return f"handshake: {(exc.reason or 'protocol error').replace('_', ' ').lower()}"
+        return f"handshake: {reason_of(exc)}"
     if isinstance(exc, TimeoutError):
         return "handshake: not finished in time"
     return "handshake: the connection was closed"
+
+
+def reason_of(exc: ssl.SSLError) -> str:
+    """Return what OpenSSL calls the mistake: "wrong version number", "tlsv13 alert certificate required"."""
+    return (exc.reason or "protocol error").replace("_", " ").lower()
 
 
 @dataclass(slots=True)

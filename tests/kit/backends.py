@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Visit(Wire):
 class ScriptedBackend:
     """Accepts connections on *host* and runs *script* on each, in a thread of its own.
 
-    When the script returns, the connection is closed. What it received is in `visits[i].received`.
+    When the script returns, the connection is closed. What it received is in `visits[i].received`. With *tls*
+    the script begins after the handshake, and not at all if that fails.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class ScriptedBackend:
         port: int = 0,
         receive_buffer_bytes: int = 0,
         backlog: int = 128,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.script = script
+        self._tls = tls
         self.requests: list[Message] = []
         self.visits: list[Visit] = []
         self.failures: list[BaseException] = []  # a script that raised: a bug in the test
@@ -107,6 +111,8 @@ class ScriptedBackend:
 
     def _run(self, visit: Visit) -> None:
         try:
+            if self._tls is not None:
+                visit.sock = self._tls.wrap_socket(visit.sock, server_side=True)
             self.script(visit)
         except (OSError, Truncated):
             pass  # the proxy has closed, or `close` did: the usual end of a keep-alive loop

@@ -168,7 +168,7 @@ class Exchange:
         if not self.over:
             self._try_elsewhere(error, detail, connect_left_s=left_s)
 
-    def on_upstream_lost(self, connection: UpstreamConnection, *, answered: bool) -> None:
+    def on_upstream_lost(self, connection: UpstreamConnection, *, answered: bool, detail: str = "") -> None:
         """The connection ended with the response unfinished; *answered*: a byte of it had arrived."""
         self._upstream = None
         if self.status:
@@ -177,10 +177,8 @@ class Exchange:
         if self._stopped():
             error = errors.TASK_STOPPED_MIDFLIGHT
         elif answered:
-            error, self.detail = (
-                errors.RESPONSE_MALFORMED,
-                "the connection ended before the response head was whole",
-            )
+            error = errors.RESPONSE_MALFORMED
+            detail = detail or "the connection ended before the response head was whole"
         else:
             error = errors.STALE_CONNECTION if connection.used else errors.CLOSED_BEFORE_RESPONSE
         first, self.delivered_error = self.delivered_error is None, error
@@ -195,9 +193,9 @@ class Exchange:
         ):
             if connection.used:
                 self._tried.remove(connection.backend)  # going stale says nothing against a backend
-            self._try_elsewhere(error)
+            self._try_elsewhere(error, detail)
         else:
-            self._fail(error, self.detail)
+            self._fail(error, detail)
 
     def on_upstream_timeout(self, *, in_body: bool) -> None:
         self._upstream = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
+from typing import Any, Final, cast
 
 from proxy.backend_tls import in_words
 from proxy.policy.backends import Backend
@@ -34,7 +34,7 @@ async def connect(
     sock = await _connect_tcp(loop, backend, deadline_s)
     try:
         async with asyncio.timeout_at(deadline_s):
-            _, connection = await loop.create_connection(
+            transport, connection = await loop.create_connection(
                 lambda: UpstreamConnection(state, backend),
                 sock=sock,
                 ssl=context,
@@ -43,6 +43,11 @@ async def connect(
             )
     except OSError as exc:
         raise TlsFailed(in_words(exc)) from exc
+    if transport.is_closing():  # by the other side, before our turn came
+        raise TlsFailed("handshake: the connection was closed")
+    # While a slow client makes us pause, uvloop would go on reading into a buffer of its own, and throw that
+    # away when TCP ends: so it may hold nothing, and what we have not read yet waits in the kernel.
+    cast(Any, transport).set_read_buffer_limits(high=1, low=0)
     return connection
 
 
@@ -54,9 +59,17 @@ async def _connect_tcp(loop: asyncio.AbstractEventLoop, backend: Backend, deadli
         async with asyncio.timeout_at(deadline_s):
             await loop.sock_connect(sock, (backend.host, backend.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sock.getsockname() == sock.getpeername():  # connected to ourselves, see `is_own_echo`
+        if _is_own_echo(sock):
             raise ConnectionRefusedError
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _is_own_echo(sock: socket.socket) -> bool:
+    """Whether TCP has connected us to ourselves, see `UpstreamConnection.is_own_echo`."""
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # reset already; the TLS handshake will tell
+        return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy import errors
+from proxy.backend_tls import reason_of
 from proxy.link import scoreboard as sb
 from proxy.policy.backends import Backend
 from proxy.worker.http1.framing import ChunkedReader, FramingError
@@ -154,7 +156,8 @@ class UpstreamConnection(asyncio.Protocol):
         phase, self._phase = self._phase, _OVER
         if exchange is not None:
             answered = phase != _HEAD or bool(self._buffer) or self._interim > 0
-            exchange.on_upstream_lost(self, answered=answered)
+            detail = f"TLS: {reason_of(exc)}" if isinstance(exc, ssl.SSLError) else ""
+            exchange.on_upstream_lost(self, answered=answered, detail=detail)
         elif phase == _IDLE and self.used:
             self._state.head[sb.UPSTREAM_CLOSED] += 1
             self._leave_pool()
@@ -166,6 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.exchange = None
             self._phase = _OVER
             exchange.on_response_end(self, reusable=False)
+        elif self._phase == _IDLE:
+            self._leave_pool()  # over TLS the connection itself may end later
         return False
 
     def pause_writing(self) -> None:
