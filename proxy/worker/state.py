@@ -7,6 +7,7 @@ import os
 import random
 import resource
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Final, Protocol, cast
 
 from proxy import errors
@@ -18,6 +19,7 @@ from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
 from proxy.worker.accesslog import AccessLogWriter, now
 from proxy.worker.heartbeat import Heartbeat
+from proxy.worker.sockets import Poller
 from proxy.worker.tls import ListenersTls
 
 TICK_S: Final = 0.25  # every deadline is late by at most this much
@@ -51,8 +53,8 @@ class WorkerState:
 
     __slots__ = (
         "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "client_tls", "clients",
-        "clients_share", "draining", "head", "log", "loop", "no_service", "now_s", "random", "report",
-        "settings", "table", "tasks", "watched",
+        "clients_share", "draining", "head", "log", "loop", "no_service", "now_s", "poller", "random",
+        "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -67,10 +69,13 @@ class WorkerState:
         random: Callable[[], float] = random.random,
     ) -> None:
         self.loop = loop
+        self.poller = Poller(loop)
         self.tasks = tasks  # owns the dials, the only tasks of the data plane
         self.head = board.head(row)
-        self.no_service = board.begin_block(row, sb.NO_SERVICE)
-        self.table = Table(lambda slot: board.begin_block(row, slot))
+        # Begun once: a service that leaves and comes back finds the requests that are still under way.
+        block = cache(partial(board.begin_block, row))
+        self.no_service = block(sb.NO_SERVICE)
+        self.table = Table(block)
         self.settings = WorkerSettings()
         self.log = log
         self.client_tls = ListenersTls(loop, self.head)
