@@ -61,8 +61,8 @@ class Supervisor:
         predecessor: Predecessor | None = None,
         surplus: Sequence[socket.socket] = (),
     ) -> None:
-        """*snapshot*: descriptor of the table to begin with. *predecessor*: serves until we do. *surplus*: its
-        sockets that nobody listens on after it."""
+        """*snapshot*: descriptor of the table to begin with. *predecessor*: serves until we do. *surplus*:
+        its sockets that nobody listens on after it."""
         self._sockets = sockets
         self._workers = workers
         self._say = say
