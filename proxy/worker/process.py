@@ -15,13 +15,13 @@ from typing import Any, Final
 from proxy.link import reports
 from proxy.link import scoreboard as sb
 from proxy.link.scoreboard import Scoreboard
-from proxy.link.sockets import BACKLOG
 from proxy.worker.accesslog import AccessLogWriter
 from proxy.worker.drain import Ending, drain
 from proxy.worker.follow import Follower
 from proxy.worker.garbage import settle
 from proxy.worker.listeners import opener
 from proxy.worker.record import record_bug
+from proxy.worker.sockets import Listener
 from proxy.worker.state import TICK_S, WorkerState
 from proxy.worker.tls import is_unreadable_name
 from proxy.worker.upkeep import keep_up
@@ -70,16 +70,16 @@ class Worker:
 
     async def run(self) -> None:
         loop, state, given = self._state.loop, self._state, self._given
-        follower = Follower(state, self._link, given.snapshot)
-        follower.begin()
-        settle()
-        loop.add_reader(self._link.fileno(), follower.on_link)
-        loop.add_reader(given.lifeline, self._on_lifeline)
         loop.add_signal_handler(signal.SIGTERM, self._ending.terminate)
         loop.add_signal_handler(signal.SIGUSR2, self._ending.hand_over)
         faulthandler.register(signal.SIGUSR1, all_threads=True)  # even while Python code does not return
         # A terminal's Ctrl-C reaches everybody, and is the supervisor's to answer.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
+        follower = Follower(state, self._link, given.snapshot)
+        follower.begin()
+        settle()
+        loop.add_reader(self._link.fileno(), follower.on_link)
+        loop.add_reader(given.lifeline, self._on_lifeline)
         loop.set_exception_handler(self.on_bug)
         sys.unraisablehook = self.on_lost
         state.tasks.create_task(follower.run(), name="follow")
@@ -87,19 +87,17 @@ class Worker:
         opened = [(i, socket.socket(fileno=fd)) for i, fds in enumerate(given.listeners) for fd in fds]
         sockets = [sock for _, sock in opened]
         state.tasks.create_task(keep_up(state, sockets), name="upkeep")
-        servers = []
+        listeners: list[Listener] = []
         if await self._may_accept():
-            servers = [
-                await loop.create_server(opener(state, index), sock=sock, backlog=BACKLOG)
-                for index, sock in opened
-            ]
+            listeners = [Listener(state.poller, sock, opener(state, index)) for index, sock in opened]
             state.head[sb.ACCEPTING] = 1
         await self._ending.begun.wait()
-        await drain(state, self._ending, servers, sockets, held=given.held)
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # dials for whom nobody waits any more too
+        await drain(state, self._ending, listeners, sockets, held=given.held)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # dials for whom nobody waits too
             task.cancel()
         loop.remove_reader(self._link.fileno())
         loop.remove_reader(given.lifeline)
+        state.poller.close()
         self._link.close()
 
     async def _tick(self) -> None:
