@@ -22,15 +22,18 @@ _RETRY_S: Final = 1.0  # between two looks at files that could not be used
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _CERTIFICATES_PER_STEP: Final = 4
+_PEM: Final = "it begins with -----BEGIN … (PEM)"
+_READABLE: Final = "give the user that anyport runs as the right to"
 _EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class FilesError(Exception):
-    """Files that cannot be used. `key` is the setting that names the file, the text says why."""
+    """Files that cannot be used: `key` names the file at fault, the text says why, `hint` what to do."""
 
-    def __init__(self, key: str, message: str) -> None:
+    def __init__(self, key: str, message: str, hint: str) -> None:
         super().__init__(message)
         self.key = key
+        self.hint = hint
 
 
 def fingerprint(tls: BackendTls) -> str:
@@ -68,9 +71,9 @@ def _trust(context: ssl.SSLContext, path: str) -> Steps[None]:
     # Bundles name their authorities in comments, in any alphabet.
     *pieces, rest = _read("ca", path).decode("ascii", "ignore").split(_END)
     if not pieces:
-        raise FilesError("ca", f"{path} holds no certificate in PEM")
+        raise FilesError("ca", f"{path} holds no certificate", _PEM)
     if _BEGIN in rest:
-        raise FilesError("ca", f"{path} ends in the middle of a certificate")
+        raise FilesError("ca", f"{path} ends in the middle of a certificate", "copy it again")
     for index in range(0, len(pieces), _CERTIFICATES_PER_STEP):
         if index:
             yield
@@ -78,7 +81,7 @@ def _trust(context: ssl.SSLContext, path: str) -> Steps[None]:
         try:
             context.load_verify_locations(cadata=few)
         except (ssl.SSLError, ValueError):
-            raise FilesError("ca", f"{path} holds what is no certificate in PEM") from None
+            raise FilesError("ca", f"a certificate in {path} is damaged", "copy it again") from None
 
 
 def _introduce(context: ssl.SSLContext, cert: str, key: str) -> None:
@@ -87,15 +90,21 @@ def _introduce(context: ssl.SSLContext, cert: str, key: str) -> None:
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except _EncryptedError:
-        raise FilesError("key", f"{key} is encrypted; write a key without a passphrase") from None
+        raise FilesError(
+            "key", f"the key in {key} is encrypted", "store it without: openssl pkey -in <old> -out <new>"
+        ) from None
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
-            raise FilesError("key", f"{key} is not the key of the certificate in {cert}") from None
+            raise FilesError(
+                "key",
+                f"the key in {key} does not belong to the certificate in {cert}",
+                "they are made together",
+            ) from None
         # OpenSSL does not say which of the two it means.
         which, path = ("key", key) if _holds_certificate(cert) else ("cert", cert)
-        raise FilesError(which, f"{path} holds no {_CONTENTS[which]} in PEM") from None
+        raise FilesError(which, f"{path} holds no usable {_CONTENTS[which]}", _PEM) from None
     except OSError as exc:
-        raise FilesError("cert", f"{cert} or {key} cannot be read: {exc.strerror}") from None
+        raise FilesError("cert", f"{cert} or {key} cannot be read: {exc.strerror}", _READABLE) from None
 
 
 _CONTENTS: Final = {"cert": "certificate", "key": "private key"}
@@ -122,10 +131,13 @@ def _read(key: str, path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = "relative paths begin at the folder of the configuration"
+        raise FilesError(key, f"there is no file {path}", hint) from None
     except OSError as exc:
-        raise FilesError(key, f"{path} cannot be read: {(exc.strerror or 'error').lower()}") from None
+        raise FilesError(key, f"{path} cannot be read: {exc.strerror}", _READABLE) from None
     if len(content) > _MAX_BYTES:
-        raise FilesError(key, f"{path} is larger than 4 MiB")
+        raise FilesError(key, f"{path} is larger than 4 MiB", "is this the right file?")
     return content
 
 

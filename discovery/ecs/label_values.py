@@ -97,6 +97,19 @@ def _count(value: str) -> int:
     return int(value)
 
 
+def _tls(value: str) -> str:
+    if value.lower() not in ("verify", "insecure", "off"):
+        raise BadValue(f'{value!r} says nothing of TLS: write "verify", "insecure" or "off"')
+    return value.lower()
+
+
+def _tls_name(value: str) -> str:
+    name = value.lower()
+    if "*" in name:
+        raise BadValue(f"{value!r} is a pattern: write one exact name that the certificate is for")
+    return _host(name)
+
+
 def _health_host(value: str) -> str:
     host = value.lower()
     if host == "*" or host.startswith("*."):
@@ -109,6 +122,8 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "host": _hosts,
     "path": _path,
     "port": _port,
+    "tls": _tls,
+    "tls.name": _tls_name,
     "health.kind": _kind,
     "health.path": _target,
     "health.interval": _duration,

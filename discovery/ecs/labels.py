@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from discovery.ecs.label_values import KEYS, ROUTE_NAME, BadValue, read_switch
 from discovery.ecs.ports import PortChoiceError, choose_port, did_you_mean
 from discovery.ecs.shapes import LABEL_PREFIX, ContainerDefinition, TaskDefinition
-from discovery.model import HealthCheck, Problem, Service
+from discovery.model import HealthCheck, Problem, Service, Tls
 
 
 class Route(NamedTuple):
@@ -36,15 +36,23 @@ class Labels:
 
 
 def read_labels(
-    definition: TaskDefinition, ecs_service: str, *, domain: str, default_health: HealthCheck
+    definition: TaskDefinition,
+    ecs_service: str,
+    *,
+    domain: str,
+    default_health: HealthCheck,
+    default_tls: Tls = Tls(),  # noqa: B008 - frozen
 ) -> Labels:
-    """Return the routes that the labels of `definition` describe, for tasks of `ecs_service` ("": none)."""
+    """Return the routes that the labels of `definition` describe, for tasks of `ecs_service` ("": none).
+
+    `default_tls` has the files for those that ask for TLS: labels come from outside and name no files.
+    """
     routes: list[Route] = []
     problems: list[Problem] = []
     disabled: set[str] = set()
     spoken = False
     for container in definition.containers:
-        reader = _ContainerLabels(definition, container, ecs_service, domain, default_health)
+        reader = _ContainerLabels(definition, container, ecs_service, domain, default_health, default_tls)
         problems += reader.problems
         if not reader.enabled:
             disabled.add(container.name)
@@ -86,12 +94,14 @@ class _ContainerLabels:
         ecs_service: str,
         domain: str,
         default_health: HealthCheck,
+        default_tls: Tls,
     ) -> None:
         self._definition = definition
         self._container = container
         self._ecs_service = ecs_service
         self._domain = domain
         self._default_health = default_health
+        self._default_tls = default_tls
         self.routes: list[Route] = []
         self.problems: list[Problem] = []
         labels = self._lower_case()
@@ -165,6 +175,11 @@ class _ContainerLabels:
                 f"{health.timeout_s:g}s is longer than the interval of {health.interval_s:g}s",
             )
             return
+        try:
+            tls = _tls(parsed, self._default_tls)
+        except BadValue as exc:
+            self._problem(f"{prefix}tls.name", str(exc))
+            return
         number, name = parsed.get("port", (None, ""))
         try:
             _, port = choose_port(
@@ -180,6 +195,7 @@ class _ContainerLabels:
                     hosts=hosts,
                     path=parsed.get("path", "/"),
                     health=health,
+                    tls=tls,
                     origin=f"task-definition/{self._definition.short} labels",
                 ),
                 self._container.name,
@@ -222,6 +238,20 @@ def _health(parsed: Mapping[str, Any], default: HealthCheck) -> HealthCheck:
     if "timeout_s" not in changes and health.timeout_s > health.interval_s:
         return replace(health, timeout_s=health.interval_s)  # only the default is too long: follow the label
     return health
+
+
+def _tls(parsed: Mapping[str, Any], default: Tls) -> Tls | None:
+    mode, name = parsed.get("tls", "off"), parsed.get("tls.name", "")
+    if mode == "off":
+        if name:
+            raise BadValue('says nothing without anyport.tls: add anyport.tls = "verify"')
+        return None
+    if mode == "verify" and not name:
+        raise BadValue(
+            'is needed with anyport.tls = "verify": a name that the container\'s certificate is for'
+        )
+    verify = mode == "verify"
+    return replace(default, name=name, verify=verify, ca=default.ca if verify else "")
 
 
 _HEALTH_FIELDS: Final = {

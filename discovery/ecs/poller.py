@@ -16,7 +16,7 @@ from discovery.ecs.rules import ServiceRule
 from discovery.ecs.shapes import TaskDefinition, World
 from discovery.ecs.threads import all_of
 from discovery.ecs.translate import translate
-from discovery.model import DiscoveryError, HealthCheck, Snapshot, SourceStatus
+from discovery.model import DiscoveryError, HealthCheck, Snapshot, SourceStatus, Tls
 
 log = logging.getLogger("anyport.discovery.ecs")
 
@@ -42,6 +42,7 @@ class EcsPoller:
         rules: Sequence[ServiceRule] = (),
         domain: str = "",
         default_health: HealthCheck = HealthCheck(),  # noqa: B008 - frozen
+        default_tls: Tls = Tls(),  # noqa: B008 - frozen
         interval_s: float = 5.0,
         confirm_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +58,7 @@ class EcsPoller:
         self._rules = [r for r in rules if r.cluster in names or shapes.short_name(r.cluster) in names[1:]]
         self._domain = domain
         self._default_health = default_health
+        self._default_tls = default_tls
         self._interval_s = interval_s
         self._clock = clock
         self._wall_clock = wall_clock
@@ -139,6 +141,7 @@ class EcsPoller:
             rules=self._rules,
             domain=self._domain,
             default_health=self._default_health,
+            default_tls=self._default_tls,
             now_s=self._wall_clock(),
         )
         return self._services.complete(snapshot, self._clock())

@@ -11,7 +11,7 @@ from discovery.ecs.labels import Route, read_labels
 from discovery.ecs.ports import PortChoiceError, choose_port, did_you_mean, locate
 from discovery.ecs.rules import ServiceRule
 from discovery.ecs.shapes import Container, Task, TaskDefinition, World
-from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot
+from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls
 
 # How long a task must have run before those of a DRAINING instance step back in its favour: discovery
 # does not see health checks, and a task that has just started may still be loading.
@@ -27,6 +27,7 @@ def translate(
     rules: Sequence[ServiceRule] = (),
     domain: str = "",
     default_health: HealthCheck = HealthCheck(),  # noqa: B008 - frozen
+    default_tls: Tls = Tls(),  # noqa: B008 - frozen
     now_s: float,
 ) -> Snapshot:
     """Return everything `world` says about the services of `rules`, of labels and of `domain`.
@@ -40,7 +41,9 @@ def translate(
     for task in world.tasks:
         definition = world.definitions.get(task.definition_arn)
         if definition is not None and (plan := (task.ecs_service, definition.arn)) not in plans:
-            plans[plan], said = _routes(definition, task.ecs_service, rules, domain, default_health)
+            plans[plan], said = _routes(
+                definition, task.ecs_service, rules, domain, default_health, default_tls
+            )
             problems += said
     services, accepted, said = _services(plans, world, rules)
     problems += said
@@ -74,12 +77,15 @@ def _routes(
     rules: Sequence[ServiceRule],
     domain: str,
     default_health: HealthCheck,
+    default_tls: Tls,
 ) -> tuple[tuple[Route, ...], list[Problem]]:
     """Return what tasks of `ecs_service` with this definition serve: by config, else labels, else domain."""
     of_config = [rule for rule in rules if ecs_service and rule.ecs_service == ecs_service]
     if of_config:
         return _by_config(definition, of_config)
-    labels = read_labels(definition, ecs_service, domain=domain, default_health=default_health)
+    labels = read_labels(
+        definition, ecs_service, domain=domain, default_health=default_health, default_tls=default_tls
+    )
     problems = list(labels.problems)
     if labels.spoken or not (ecs_service and domain):
         return labels.routes, problems

@@ -20,6 +20,7 @@ from proxy.config.model import (
     Metrics,
     Seconds,
     Service,
+    ServiceTls,
     split_address,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "Metrics",
     "Seconds",
     "Service",
+    "ServiceTls",
     "load",
     "split_address",
 ]

@@ -11,18 +11,19 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from proxy.config import backend_files
 from proxy.config.certificates import check_files
 from proxy.config.environment import overlay
 from proxy.config.errors import ConfigError, Issue
 from proxy.config.explain import Source, from_pydantic, from_rule, path_of
-from proxy.config.model import Config, Health, Tls
+from proxy.config.model import BackendTls, Config, Health, ServiceTls, Tls
 from proxy.config.positions import Path, Positions
-from proxy.config.rules import check, hosts_of
+from proxy.config.rules import Problem, check, hosts_of
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _WHERE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
@@ -46,7 +47,7 @@ def load(path: FilePath | None, environ: Mapping[str, str], *, files: bool = Fal
     config = _validate(document, source, issues, spoilt)
     if config is not None:
         config = _absolute(config, os.path.abspath(path.parent if path is not None else "."))
-        problems = [*check(config), *(check_files(config) if files else ())]
+        problems = [*check(config), *(_check_files(config) if files else ())]
         issues.extend(
             from_rule(problem, source) for problem in problems if not _touches(problem.paths, spoilt)
         )
@@ -182,6 +183,11 @@ def _not_json(value: Any, path: Path) -> Iterator[tuple[Path, str]]:  # noqa: AN
         yield path, f"`{path[-1]}` must be a finite number"
 
 
+def _check_files(config: Config) -> Iterator[Problem]:
+    yield from check_files(config)
+    yield from backend_files.check_files(config)
+
+
 def _absolute(config: Config, folder: str) -> Config:
     """Return *config* with the files it names as absolute paths; relative ones begin at *folder*."""
     listeners = tuple(
@@ -195,7 +201,26 @@ def _absolute(config: Config, folder: str) -> Config:
         )
         for listener in config.listener
     )
-    return config.model_copy(update={"listener": listeners})
+    services = tuple(
+        service.model_copy(update={"tls": service.tls and _located(service.tls, folder)})
+        for service in config.service
+    )
+    return config.model_copy(
+        update={
+            "listener": listeners,
+            "service": services,
+            "backend_tls": _located(config.backend_tls, folder),
+        }
+    )
+
+
+T = TypeVar("T", BackendTls, ServiceTls)
+
+
+def _located(tls: T, folder: str) -> T:
+    files = ("ca", "cert", "key")
+    paths = {key: os.path.join(folder, path) for key in files if (path := getattr(tls, key))}
+    return tls.model_copy(update=paths)
 
 
 def _complete(config: Config) -> Config:
@@ -205,6 +230,7 @@ def _complete(config: Config) -> Config:
             update={
                 "hosts": hosts_of(service, config.ecs.domain),
                 "health": None if service.health is None else _over(config.health, service.health),
+                "tls": None if service.tls is None else _with_files(config.backend_tls, service.tls),
             }
         )
         for service in config.service
@@ -215,3 +241,14 @@ def _complete(config: Config) -> Config:
 def _over(general: Health, own: Health) -> Health:
     """Return *general* with every key that *own* has written down."""
     return general.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def _with_files(general: BackendTls, own: ServiceTls) -> ServiceTls:
+    """Return *own* with the files of *general* where it names none."""
+    return own.model_copy(
+        update={
+            "ca": (own.ca or general.ca) if own.verify else "",
+            "cert": own.cert or general.cert,
+            "key": own.key or general.key,
+        }
+    )

@@ -79,6 +79,21 @@ class Health(_Section):
     host: str = ""
 
 
+class BackendTls(_Section):
+    """Files for TLS to the tasks, for every service with TLS that does not name its own."""
+
+    ca: Annotated[str, AfterValidator(text.optional_file)] = ""  # "": the system's store
+    cert: Annotated[str, AfterValidator(text.optional_file)] = ""  # "": no client certificate
+    key: Annotated[str, AfterValidator(text.optional_file)] = ""
+
+
+class ServiceTls(BackendTls):
+    """TLS to the tasks of a service. `load` fills the files that are left out from [backend_tls]."""
+
+    name: Annotated[str, AfterValidator(text.optional_domain)] = ""  # in their certificates; also the SNI
+    verify: bool = True
+
+
 class Ecs(_Section):
     """The ECS API as a source. Without `clusters` it is not asked."""
 
@@ -108,6 +123,7 @@ class Service(_Section):
     path: Annotated[str, AfterValidator(text.prefix)] = "/"
     ecs: EcsTarget | None = None
     static: tuple[Address, ...] = ()
+    tls: ServiceTls | None = None  # None: plain HTTP
     health: Health | None = None  # None: [health]; `load` fills what is left out here from [health]
 
 
@@ -133,6 +149,7 @@ class Config(_Section):
     limits: Limits = Limits()
     retries: Retries = Retries()
     health: Health = Health()
+    backend_tls: BackendTls = BackendTls()
     ecs: Ecs = Ecs()
     service: tuple[Service, ...] = ()
 

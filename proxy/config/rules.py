@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from proxy.config.model import Config, Health, Service
+from proxy.config.model import BackendTls, Config, Health, Service
 from proxy.config.positions import Path
 from proxy.config.text import split_address
 
@@ -31,8 +31,10 @@ def check(config: Config) -> Iterator[Problem]:
     yield from _timing(config)
     yield from _names(config)
     yield from _routes(config)
+    yield from _client_pair(config.backend_tls, ("backend_tls",))
     for index, service in enumerate(config.service):
         yield from _places(config, service, ("service", index))
+        yield from _tls(service, ("service", index, "tls"))
     if not config.ecs.clusters and not config.service:
         yield Problem(
             (("ecs",), ("service",)),
@@ -186,6 +188,35 @@ def _places(config: Config, service: Service, path: Path) -> Iterator[Problem]:
             )
     if service.ecs is not None:
         yield from _target(config, service, (*path, "ecs"))
+
+
+def _tls(service: Service, path: Path) -> Iterator[Problem]:
+    tls = service.tls
+    if tls is None:
+        return
+    yield from _client_pair(tls, path)
+    if tls.verify and not tls.name:
+        yield Problem(
+            (path, (*path, "name"), (*path, "verify")),
+            "it does not say which name the tasks' certificates are for",
+            'add `name = "<a name in them>"`, or `verify = false` to believe whoever answers',
+        )
+    if tls.ca and not tls.verify:
+        yield Problem(
+            ((*path, "ca"), (*path, "verify")),
+            "`ca` is of no use with `verify = false`",
+            "keep one of them",
+        )
+
+
+def _client_pair(tls: BackendTls, path: Path) -> Iterator[Problem]:
+    if bool(tls.cert) != bool(tls.key):
+        have, lack = ("cert", "key") if tls.cert else ("key", "cert")
+        yield Problem(
+            ((*path, have), (*path, lack)),
+            f"`{have}` is of no use without `{lack}`",
+            f"add `{lack}`; one PEM file may be both",
+        )
 
 
 def _target(config: Config, service: Service, path: Path) -> Iterator[Problem]:

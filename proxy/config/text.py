@@ -118,6 +118,11 @@ def file(text: str) -> str:
     return text
 
 
+def optional_file(text: str) -> str:
+    """Return *text* as `file` does, or "" as it is."""
+    return file(text) if text else text
+
+
 def endpoint_url(text: str) -> str:
     """Return *text* if it is "" or an http(s) address."""
     if text and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from discovery.model import BackendKey, Endpoint, Snapshot
@@ -11,7 +12,7 @@ from proxy.control.health.check import Target
 from proxy.control.health.schedule import CheckId
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.verdict import NOT_CHECKED, Verdict, carried
-from proxy.settings import WorkerSettings
+from proxy.settings import BackendTls, WorkerSettings
 
 State = Literal["ready", "draining", "down"]
 
@@ -50,22 +51,23 @@ def compose(
     verdict: Callable[[str, BackendKey], Verdict | None],
     slot: Callable[[str], int],
     settings: WorkerSettings,
+    tls: Mapping[str, BackendTls] = MappingProxyType({}),
 ) -> TableSnapshot:
     """Return the table to send, with revision 0.
+
+    *tls* has the services whose backends speak TLS, by name.
 
     *base* is the table of a previous control process or configuration. What no source has spoken of yet is
     kept from it, so that a restart during an outage of the API takes nothing away.
     """
     kept = kept_rows(known, base)
     services = [
-        ServiceRow(name=name, slot=slot(name), hosts=service.hosts, path=service.path)
+        ServiceRow(name=name, slot=slot(name), hosts=service.hosts, path=service.path, tls=tls.get(name))
         for name, service in known.facts.services.items()
     ]
     if known.pending:
         services += (
-            ServiceRow(name=row.name, slot=slot(row.name), hosts=row.hosts, path=row.path)
-            for row in base.services
-            if row.name not in known.facts.services
+            replace(row, slot=slot(row.name)) for row in base.services if row.name not in known.facts.services
         )
     backends = [_row(endpoint, known, verdict) for endpoint in known.facts.endpoints]
     backends += (_with_verdict(row, verdict(*check_id(row))) for row in kept)

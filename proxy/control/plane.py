@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -16,6 +16,7 @@ from discovery.model import BackendKey, Problem, Snapshot, Source
 from discovery.table import BackendTable
 from proxy.config import Config
 from proxy.control import compose, sources
+from proxy.control.backend_files import BackendFiles
 from proxy.control.certificates import Certificates
 from proxy.control.changes import changes
 from proxy.control.doubts import Doubts
@@ -27,6 +28,7 @@ from proxy.link import reports
 from proxy.link.scoreboard import SERVICE_SLOTS, Scoreboard
 from proxy.link.snapshots import EMPTY, TableSnapshot
 from proxy.policy.verdict import CheckResult, Verdict
+from proxy.settings import BackendTls
 
 log = logging.getLogger("anyport.control")
 
@@ -64,6 +66,7 @@ class ControlPlane:
         self._publisher = Publisher(links, inherited=inherited)
         self._changed = asyncio.Event()
         self._certificates = Certificates(inherited.settings.listeners, on_change=self._changed.set)
+        self._backend_files = BackendFiles(on_change=self._changed.set)
         self._monitor = Monitor(
             group, check, on_change=self._changed.set, clock=clock, rng=rng or random.Random()
         )
@@ -92,6 +95,7 @@ class ControlPlane:
             self._group.create_task(self._publisher.retry_forever(), name="serve late links")
             self._group.create_task(self._settle_doubts(), name="settle doubts")
             self._group.create_task(self._certificates.run(), name="follow certificates")
+            self._group.create_task(self._backend_files.run(), name="follow files for TLS to backends")
             yield
         finally:
             self._publisher.close()
@@ -196,12 +200,14 @@ class ControlPlane:
             answered=frozenset(self._answered),
             pending=self.status.pending,
         )
-        self._watch(known)
+        tls = self._backend_files.settings(facts.services.values())
+        self._watch(known, tls)
         self._report(facts.problems)
         table = compose.compose(
             known,
             base=self._base,
             verdict=self._verdict,
+            tls=tls,
             slot=self._slots,
             settings=replace(self._config.worker_settings(), listeners=self._certificates.listeners),
         )
@@ -215,11 +221,11 @@ class ControlPlane:
             for line in changes(before, self.status.table):
                 log.info("%s", line)
 
-    def _watch(self, known: compose.Knowledge) -> None:
+    def _watch(self, known: compose.Knowledge, tls: Mapping[str, BackendTls]) -> None:
         facts = known.facts
         # A suspended backend is not checked: what answers there is another service's task.
         targets = [
-            target(endpoint, facts.services[endpoint.service])
+            target(endpoint, facts.services[endpoint.service], tls.get(endpoint.service))
             for endpoint in facts.endpoints
             if endpoint.key not in known.suspended
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from discovery.ecs.rules import ServiceRule
-from discovery.model import HealthCheck, Service, Source
+from discovery.model import HealthCheck, Service, Source, Tls
 from discovery.static import StaticSource
 from proxy import config
 from proxy.config import Config, split_address
@@ -16,7 +16,12 @@ def build(settings: Config) -> tuple[Source, ...]:
 
 def same(old: Config, new: Config) -> bool:
     """Return whether both configurations ask for the same sources."""
-    return (old.ecs, old.service, old.health) == (new.ecs, new.service, new.health)
+    return (old.ecs, old.service, old.health, old.backend_tls) == (
+        new.ecs,
+        new.service,
+        new.health,
+        new.backend_tls,
+    )
 
 
 def health_check(section: config.Health) -> HealthCheck:
@@ -38,7 +43,14 @@ def _service(settings: Config, section: config.Service) -> Service:
         hosts=section.hosts,
         path=section.path,
         health=health_check(section.health or settings.health),
+        tls=_tls(section.tls),
     )
+
+
+def _tls(section: config.ServiceTls | None) -> Tls | None:
+    if section is None:
+        return None
+    return Tls(name=section.name, verify=section.verify, ca=section.ca, cert=section.cert, key=section.key)
 
 
 def _static(settings: Config) -> list[Source]:
@@ -83,6 +95,9 @@ def _ecs(settings: Config) -> list[Source]:
                 rules=rules,
                 domain=settings.ecs.domain,
                 default_health=health_check(settings.health),
+                default_tls=Tls(
+                    ca=settings.backend_tls.ca, cert=settings.backend_tls.cert, key=settings.backend_tls.key
+                ),
                 interval_s=settings.ecs.poll_interval_s,
             )
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -14,7 +15,9 @@ import aiohttp
 from yarl import URL
 
 from discovery.model import BackendKey, Endpoint, HealthCheck, Service
+from proxy.backend_tls import Contexts, in_words
 from proxy.policy.verdict import CheckResult
+from proxy.settings import BackendTls
 
 _BODY_BYTES: Final = 64 * 1024  # read and thrown away, so that small answers end without a reset
 _WORDS: Final = {
@@ -39,10 +42,11 @@ class Target:
     port: int
     check: HealthCheck
     host_header: str
+    tls: BackendTls | None = None  # None: in plain
 
 
-def target(endpoint: Endpoint, service: Service) -> Target:
-    """Return how *endpoint* is checked as a backend of *service*."""
+def target(endpoint: Endpoint, service: Service, tls: BackendTls | None = None) -> Target:
+    """Return how *endpoint* is checked as a backend of *service*, which is spoken to with *tls*."""
     exact = (host for host in service.hosts if "*" not in host)
     return Target(
         service=service.name,
@@ -51,6 +55,7 @@ def target(endpoint: Endpoint, service: Service) -> Target:
         port=endpoint.port,
         check=service.health,
         host_header=service.health.host or next(exact, service.name),
+        tls=tls,
     )
 
 
@@ -58,6 +63,7 @@ class Checker:
     """Performs checks. Every check opens a connection of its own: keep-alive to a dead task can lie."""
 
     def __init__(self) -> None:
+        self._contexts = Contexts(lambda _why: None)  # who follows the files has said it already
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -77,11 +83,14 @@ class Checker:
     async def check(self, target: Target) -> CheckResult | None:
         """Return what *target* answered, or None if this machine could not even ask."""
         timeout_s = target.check.timeout_s
+        context = self._contexts.get(target.tls) if target.tls is not None else None
+        if target.tls is not None and context is None:
+            return None  # its files cannot be used, which says nothing about the task
         try:
             async with asyncio.timeout(timeout_s):
                 if target.check.kind == "tcp":
-                    return await _shake_hands(target)
-                return await self._get(target)
+                    return await _shake_hands(target, context)
+                return await self._get(target, context)
         except TimeoutError:
             return CheckResult(False, f"timeout after {timeout_s:g} s")
         except aiohttp.ServerDisconnectedError:
@@ -95,12 +104,17 @@ class Checker:
         except (aiohttp.ClientError, ValueError) as exc:
             return CheckResult(False, f"cannot be asked ({type(exc).__name__})")
 
-    async def _get(self, target: Target) -> CheckResult:
+    async def _get(self, target: Target, context: ssl.SSLContext | None) -> CheckResult:
         host = f"[{target.host}]" if ":" in target.host else target.host
-        url = URL(f"http://{host}:{target.port}{target.check.path}", encoded=True)
+        scheme = "http" if context is None else "https"
+        url = URL(f"{scheme}://{host}:{target.port}{target.check.path}", encoded=True)
         # A redirect is an answer of this task; following it would check somebody else.
         async with self._session.get(
-            url, headers={"Host": target.host_header}, allow_redirects=False
+            url,
+            headers={"Host": target.host_header},
+            allow_redirects=False,
+            ssl=context or True,
+            server_hostname=(target.tls.name or None) if target.tls is not None else None,
         ) as response:
             low, high = target.check.statuses
             result = CheckResult(low <= response.status <= high, f"HTTP {response.status}")
@@ -110,7 +124,13 @@ class Checker:
             return result
 
 
-async def _shake_hands(target: Target) -> CheckResult:
+async def _shake_hands(target: Target, context: ssl.SSLContext | None) -> CheckResult:
+    if context is not None and target.tls is not None:
+        _, writer = await asyncio.open_connection(
+            target.host, target.port, ssl=context, server_hostname=target.tls.name
+        )
+        writer.transport.abort()  # not every task says goodbye, and this check has seen what it wanted
+        return CheckResult(True, "connected over TLS")
     _, writer = await asyncio.open_connection(target.host, target.port)
     # A dead port in the ephemeral range of this very host can meet itself (RFC 9293, simultaneous open).
     itself = writer.get_extra_info("sockname") == writer.get_extra_info("peername")
@@ -121,6 +141,22 @@ async def _shake_hands(target: Target) -> CheckResult:
 
 
 def _in_words(exc: OSError) -> str:
+    broken = _tls_error(exc)
+    if broken is not None:
+        return f"TLS {in_words(broken)}"
     if exc.errno is None:
         return "connection failed"
     return _WORDS.get(exc.errno) or os.strerror(exc.errno).lower()
+
+
+def _tls_error(exc: BaseException) -> ssl.SSLError | None:
+    """Return what went wrong with TLS if that is what *exc* is about: aiohttp wraps it up in several ways."""
+    for found in (
+        exc,
+        getattr(exc, "certificate_error", None),
+        getattr(exc, "os_error", None),
+        exc.__cause__,
+    ):
+        if isinstance(found, ssl.SSLError):
+            return found
+    return None
