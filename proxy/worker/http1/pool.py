@@ -91,12 +91,12 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
                 )
     except secure.TlsFailed as exc:
         error, detail = errors.TLS_FAILED, str(exc)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         error = errors.CONNECT_REFUSED
     except TimeoutError:
         error = errors.CONNECT_TIMEOUT
     except OSError as exc:
-        # Anything else (no route, network down, reset in the handshake) is a host not reached.
+        # Anything else (no route, network down) is a host not reached.
         error = errors.LOCAL_PORTS_EXHAUSTED if exc.errno in _EXHAUSTED else errors.CONNECT_TIMEOUT
     else:
         if not connection.is_own_echo():
