@@ -20,7 +20,7 @@ from proxy.link import scoreboard as sb
 from proxy.link.snapshots import BackendRow
 from proxy.settings import BackendTls
 from tests.kit.backends import Script, ScriptedBackend, Visit, answering
-from tests.kit.certificates import authority_file, expired, pair_files, serving
+from tests.kit.pki import authority_file, expired, pair_files, serving
 from tests.kit.stage import Stage, settings, staged, words
 from tests.kit.wire import Truncated, request, response
 from tests.kit.workers import WorkerProcess, backend, service, wait_for
