@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-MODULES: Final = ("proxy.worker.http1.head",)
+MODULES: Final = ("proxy.worker.http1.head", "proxy.worker.sockets")
 
 
 def kind() -> str:

@@ -22,7 +22,7 @@ _ANSWER_SHARE: Final = 0.2  # of the window is left for the answer to the last g
 
 
 class Acceptor(Protocol):
-    """What takes connections from a listening socket: a server of the loop."""
+    """What takes connections from a listening socket."""
 
     def close(self) -> None: ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import select
 from typing import TYPE_CHECKING
@@ -11,9 +10,11 @@ from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
 from proxy.policy.backends import Backend
+from proxy.worker.connect import connect
 from proxy.worker.http1 import secure
 from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.record import record_bug
+from proxy.worker.sockets import Stream
 from proxy.worker.state import WorkerState
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     """
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
-        if _readable(connection.fileno):
+        # In a turn of the poller the backends' events are behind us.
+        if not state.poller.serving and _readable(connection.fileno):
             state.head[sb.UPSTREAM_CLOSED] += 1
             connection.abort()
             continue
@@ -85,10 +87,9 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
         if backend.tls is not None:
             connection = await secure.connect(state, backend, backend.tls, timeout_s)
         else:
-            async with asyncio.timeout(timeout_s):
-                _, connection = await state.loop.create_connection(
-                    lambda: UpstreamConnection(state, backend), backend.host, backend.port
-                )
+            sock = await connect(state.loop, backend.host, backend.port, timeout_s)
+            connection = UpstreamConnection(state, backend)
+            Stream(state.poller, sock, connection, early=True)
     except secure.TlsFailed as exc:
         error, detail = errors.TLS_FAILED, str(exc)
     except (ConnectionRefusedError, ConnectionResetError):
@@ -99,12 +100,9 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
         # Anything else (no route, network down) is a host not reached.
         error = errors.LOCAL_PORTS_EXHAUSTED if exc.errno in _EXHAUSTED else errors.CONNECT_TIMEOUT
     else:
-        if not connection.is_own_echo():
-            state.head[sb.UPSTREAM_CONNECTS] += 1
-            exchange.on_connected(connection)
-            return
-        connection.abort()
-        error = errors.CONNECT_REFUSED
+        state.head[sb.UPSTREAM_CONNECTS] += 1
+        exchange.on_connected(connection)
+        return
     exchange.on_connect_failed(backend, error, detail, left_s=left_s - (state.loop.time() - begun_s))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any, Final, cast
 
 from proxy.backend_tls import in_words
 from proxy.policy.backends import Backend
 from proxy.settings import BackendTls
+from proxy.worker import connect as tcp
 from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.state import WorkerState
 
@@ -31,7 +31,7 @@ async def connect(
     if context is None:
         raise TlsFailed("handshake: the files for TLS to backends cannot be used")
     deadline_s = loop.time() + timeout_s
-    sock = await _connect_tcp(loop, backend, deadline_s)
+    sock = await tcp.connect(loop, backend.host, backend.port, timeout_s)
     try:
         async with asyncio.timeout_at(deadline_s):
             transport, connection = await loop.create_connection(
@@ -49,27 +49,3 @@ async def connect(
     # away when TCP ends: so it may hold nothing, and what we have not read yet waits in the kernel.
     cast(Any, transport).set_read_buffer_limits(high=1, low=0)
     return connection
-
-
-async def _connect_tcp(loop: asyncio.AbstractEventLoop, backend: Backend, deadline_s: float) -> socket.socket:
-    """Return a connected socket. Apart from TLS, so that it can be told which of the two has failed."""
-    sock = socket.socket(socket.AF_INET6 if ":" in backend.host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        async with asyncio.timeout_at(deadline_s):
-            await loop.sock_connect(sock, (backend.host, backend.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _is_own_echo(sock):
-            raise ConnectionRefusedError
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _is_own_echo(sock: socket.socket) -> bool:
-    """Whether TCP has connected us to ourselves, see `UpstreamConnection.is_own_echo`."""
-    try:
-        return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # reset already; the TLS handshake will tell
-        return False

@@ -64,12 +64,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether it has served an exchange before: then it may have gone stale."""
         return self.served > 0
 
-    def is_own_echo(self) -> bool:
-        """Whether TCP has connected us to ourselves: on this host a dial to a dead port of the ephemeral
-        range can be given that very port as its source (simultaneous open, RFC 9293 section 3.5)."""
-        transport = self._transport
-        return bool(transport.get_extra_info("sockname") == transport.get_extra_info("peername"))
-
     def await_head(self) -> None:
         """Start the clock of the response head again: the request has only now been sent whole."""
         if self._phase == _HEAD:

@@ -1,0 +1,27 @@
+"""A TCP connection to a backend, before anything is spoken on it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+
+async def connect(loop: asyncio.AbstractEventLoop, host: str, port: int, timeout_s: float) -> socket.socket:
+    """Return a socket connected to the address *host*, without delay and not blocking.
+
+    Raises `TimeoutError`, or the `OSError` of what kept it from connecting.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(timeout_s):
+            await loop.sock_connect(sock, (host, port))
+        # On this host a dial to a dead port of the ephemeral range can be given that very port as its
+        # source, and then TCP connects us to ourselves (simultaneous open, RFC 9293 section 3.5).
+        if sock.getsockname() == sock.getpeername():
+            raise ConnectionRefusedError
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,401 @@
+"""Plain TCP connections of the data plane: transports that read and write without going through the loop.
+
+HOT PATH, compiled: `sockets.pxd` gives the types. A `Poller` is one epoll instance that the event loop
+watches like any other descriptor; what is ready in it is served in one go, so the cost of a turn of the
+loop is shared by all connections that have something to say. A `Stream` is an asyncio transport as far
+as a protocol can see (the methods and their order of calls are those of `asyncio.Transport`), and writes
+at once what the kernel takes at once. TLS stays with the transports of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from os import read as _read
+from os import write as _write
+from os import writev as _writev
+from typing import Any, Final
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_EVENTS_MAX: Final = 256  # served in one go; more of them wait for the next turn of the loop
+_ACCEPTS_MAX: Final = 64  # likewise
+_READ_BYTES: Final = 16 * 1024
+_BULK_READ_BYTES: Final = 256 * 1024  # once a read has come back full
+_REST_S: Final = 0.1  # before a listener that could not accept asks again
+_PIECES_MAX: Final = 64  # of one gathered write
+_HIGH_BYTES: Final = 64 * 1024
+
+
+class Item:
+    """Something a poller watches."""
+
+    __slots__ = ("early",)
+
+    def __init__(self) -> None:
+        self.early = False  # served before the others in a turn
+
+    def on_ready(self, mask: int) -> None:
+        """Do what the events in *mask* allow."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End, because `on_ready` has failed."""
+        raise NotImplementedError
+
+
+class Poller:
+    """All streams of one worker."""
+
+    __slots__ = ("_ended", "_epoll", "_items", "_loop", "_poll", "_sweeping", "serving")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._poll = self._epoll.poll
+        self._items: dict[int, Item] = {}
+        self._ended: list[Stream] = []
+        self._sweeping = False
+        self.serving = False  # inside a turn: what is idle then has just been seen to be idle
+        loop.add_reader(self._epoll.fileno(), self._serve)
+
+    def close(self) -> None:
+        """Stop. Streams that are still open are abandoned."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def watch(self, item: Item, fd: int, old: int, new: int) -> None:
+        """Be told of the events *new* of *fd* instead of *old*; 0 is none at all, not even its errors."""
+        if not old:
+            self._items[fd] = item
+            self._epoll.register(fd, new)
+        elif new:
+            self._epoll.modify(fd, new)
+        else:
+            self._epoll.unregister(fd)
+            del self._items[fd]
+
+    def later(self, delay_s: float, call: Callable[[], object]) -> None:
+        self._loop.call_later(delay_s, call)
+
+    def retire(self, stream: Stream) -> None:
+        """Tell the protocol of *stream* that it is over, once nobody is in the middle of using it."""
+        self._ended.append(stream)
+        if not self.serving and not self._sweeping:
+            self._sweeping = True
+            self._loop.call_soon(self._sweep)
+
+    def _serve(self) -> None:
+        events = self._poll(0, _EVENTS_MAX)
+        items = self._items
+        later: list[tuple[Item, int]] = []
+        self.serving = True
+        # Backends first: what one of them has said or closed unasked is known before a client's request
+        # could be given that connection (reliability S47).
+        for fd, mask in events:
+            item = items.get(fd)
+            if item is None:
+                continue
+            if item.early:
+                self._tell(item, mask)
+            else:
+                later.append((item, mask))
+        if self._ended:
+            self._sweep()
+        for item, mask in later:
+            self._tell(item, mask)
+        self.serving = False
+        if self._ended:
+            self._sweep()
+
+    def _tell(self, item: Item, mask: int) -> None:
+        try:
+            item.on_ready(mask)
+        except Exception as exc:  # of a protocol: it ends that connection, and no other
+            self._loop.call_exception_handler({"message": "a connection failed", "exception": exc})
+            item.abort()
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        ended, self._ended = self._ended, []
+        for stream in ended:
+            try:
+                stream.bury()
+            except Exception as exc:
+                self._loop.call_exception_handler({"message": "a connection failed", "exception": exc})
+
+
+class Stream(Item):
+    """A connected, non-blocking socket as a transport."""
+
+    __slots__ = (
+        "_closing", "_eof", "_error", "_fd", "_full", "_high", "_low", "_mask", "_out", "_out_bytes",
+        "_peername", "_poller", "_protocol", "_read_bytes", "_reading", "_sock", "_sockname",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        protocol: Any,
+        peername: Any = None,
+        sockname: Any = None,
+        *,
+        early: bool = False,
+    ) -> None:
+        self._poller = poller
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._protocol = protocol
+        self._peername = peername
+        self._sockname = sockname
+        self.early = early
+        self._mask = 0  # what the poller watches for
+        self._reading = True
+        self._read_bytes = _READ_BYTES
+        self._out: list[bytes | memoryview] = []  # what the kernel has not taken yet
+        self._out_bytes = 0
+        self._high = _HIGH_BYTES
+        self._low = _HIGH_BYTES // 4
+        self._full = False  # the protocol has been asked to pause
+        self._closing = False
+        self._eof = False  # nothing more will be written
+        self._error: OSError | None = None
+        protocol.connection_made(self)
+        if not self._closing:
+            self._watch()
+
+    # What the protocol asks for: asyncio.Transport
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, at once as far as the kernel takes it."""
+        if self._closing or self._eof:
+            return
+        if not self._out:
+            try:
+                sent = _write(self._fd, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as exc:
+                self._lose(exc)
+                return
+            if sent == len(data):
+                return
+            self._out.append(memoryview(data)[sent:])
+            self._out_bytes = len(data) - sent
+            self._watch()
+        else:
+            self._out.append(data)
+            self._out_bytes += len(data)
+        if self._out_bytes > self._high and not self._full:
+            self._full = True
+            self._protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        """Close the sending side once everything is out."""
+        if not self._eof and not self._closing:
+            self._eof = True
+            if not self._out:
+                self._shut()
+
+    def close(self) -> None:
+        """Send what is buffered, then end."""
+        if not self._closing:
+            self._closing = True
+            self._reading = False
+            if self._out:
+                self._watch()
+            else:
+                self._retire()
+
+    def abort(self) -> None:
+        """End now."""
+        self._out.clear()
+        self._out_bytes = 0
+        if not self._closing:
+            self._closing = True
+            self._retire()
+        elif self._mask:  # it was only waiting for its buffer
+            self._retire()
+
+    def pause_reading(self) -> None:
+        self._reading = False
+        self._watch()
+
+    def resume_reading(self) -> None:
+        if not self._closing:
+            self._reading = True
+            self._watch()
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return self._out_bytes
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        self._high, self._low = high, low
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return self._sock
+        if name == "peername":
+            if self._peername is None:
+                self._peername = self._sock.getpeername()
+            return self._peername
+        if name == "sockname":
+            if self._sockname is None:
+                self._sockname = self._sock.getsockname()
+            return self._sockname
+        return default
+
+    # What the poller tells
+
+    def on_ready(self, mask: int) -> None:
+        if mask & _OUT and self._out:
+            self._flush()
+        # An error or a hang-up shows in the read; while nobody reads it can wait.
+        if self._reading and mask != _OUT:
+            try:
+                data = _read(self._fd, self._read_bytes)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._lose(exc)
+                return
+            if data:
+                if len(data) == self._read_bytes:
+                    self._read_bytes = _BULK_READ_BYTES
+                self._protocol.data_received(data)
+            else:
+                self._reading = False
+                self._watch()
+                if not self._protocol.eof_received():
+                    self.close()
+
+    def bury(self) -> None:
+        """Give the socket back and tell the protocol. The poller's last word to a stream."""
+        protocol, self._protocol = self._protocol, None
+        self._sock.close()
+        if protocol is not None:
+            protocol.connection_lost(self._error)
+
+    # Bookkeeping
+
+    def _flush(self) -> None:
+        try:
+            sent = _writev(self._fd, self._out[:_PIECES_MAX])
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._lose(exc)
+            return
+        self._out_bytes -= sent
+        done = 0
+        for piece in self._out:
+            if sent < len(piece):
+                break
+            sent -= len(piece)
+            done += 1
+        del self._out[:done]
+        if self._out:
+            if sent:
+                self._out[0] = memoryview(self._out[0])[sent:]
+        else:
+            self._watch()
+            if self._closing:
+                self._retire()
+                return
+            if self._eof:
+                self._shut()
+        if self._full and self._out_bytes <= self._low:
+            self._full = False
+            self._protocol.resume_writing()
+
+    def _shut(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            self._lose(exc)
+
+    def _lose(self, error: OSError) -> None:
+        self._error = error
+        self.abort()
+
+    def _retire(self) -> None:
+        self._reading = False
+        self._out.clear()
+        self._watch()
+        self._poller.retire(self)
+
+    def _watch(self) -> None:
+        mask = (_IN if self._reading else 0) | (_OUT if self._out else 0)
+        if mask != self._mask:
+            self._poller.watch(self, self._fd, self._mask, mask)
+            self._mask = mask
+
+
+class Listener(Item):
+    """A listening socket: each connection becomes a `Stream` with a protocol of its own."""
+
+    __slots__ = ("_make", "_mask", "_open", "_poller", "_sock", "_sockname")
+
+    def __init__(self, poller: Poller, sock: socket.socket, make: Callable[[], Any]) -> None:
+        self._poller = poller
+        self._sock = sock
+        self._make = make
+        self._sockname = sock.getsockname()
+        self.early = False
+        sock.setblocking(False)
+        # Inherited by what is accepted (tcp(7)): a system call less for each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._mask = 0
+        self._open = True
+        self._watch(_IN)
+
+    def on_ready(self, _mask: int) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            try:
+                sock, peername = self._sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # out of descriptors or memory: asking again at once would only spin
+                self._rest()
+                return
+            sock.setblocking(False)
+            Stream(self._poller, sock, self._make(), peername, self._sockname)
+
+    def abort(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Accept no more. The socket is closed."""
+        self._watch(0)
+        self._open = False
+        self._sock.close()
+
+    def _rest(self) -> None:
+        self._watch(0)
+        self._poller.later(_REST_S, self._wake)
+
+    def _wake(self) -> None:
+        if self._open:
+            self._watch(_IN)
+
+    def _watch(self, mask: int) -> None:
+        if mask != self._mask:
+            self._poller.watch(self, self._sock.fileno(), self._mask, mask)
+            self._mask = mask
