@@ -1,47 +1,54 @@
-"""Certificates made on the spot, by authorities nobody else knows."""
+"""Certificates in files, and clients that trust who has made them."""
 
 from __future__ import annotations
 
+import datetime
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import trustme
 
-
-def authority_file(folder: Path, *authorities: trustme.CA, name: str = "ca.pem") -> str:
-    """Write the certificates of *authorities* into one file and return its path."""
-    path = folder / name
-    path.write_bytes(b"".join(authority.cert_pem.bytes() for authority in authorities))
-    return str(path)
+from proxy.config.certificates import known
+from proxy.settings import Certificate, ListenerSettings
 
 
-def pair_files(folder: Path, leaf: trustme.LeafCert, name: str = "client") -> tuple[str, str]:
-    """Write *leaf* with its chain, and its key; return both paths."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
-    key.write_bytes(leaf.private_key_pem.bytes())
-    return str(cert), str(key)
+class Authority:
+    """Issues pairs into *folder*."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ca = trustme.CA()
+
+    def issue(self, name: str, *hosts: str, **options: Any) -> Certificate:
+        """Write `<name>.pem` and `<name>.key` for *hosts*, over those that may be there; return them as they
+        would cross the link."""
+        made = self._ca.issue_cert(*hosts, **options)
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        key.write_bytes(made.private_key_pem.bytes())
+        cert.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+        return described(cert, key)
+
+    def expired(self, name: str, *hosts: str) -> Certificate:
+        return self.issue(
+            name, *hosts, not_before=datetime.datetime(2020, 1, 1), not_after=datetime.datetime(2021, 1, 1)
+        )
+
+    def client(self, **changes: Any) -> ssl.SSLContext:
+        """Return the context of a client that trusts this authority, and checks names."""
+        context = ssl.create_default_context()
+        self._ca.configure_trust(context)
+        for key, value in changes.items():
+            setattr(context, key, value)
+        return context
 
 
-def expired(authority: trustme.CA, name: str) -> trustme.LeafCert:
-    """Return a certificate that was good until yesterday."""
-    now = datetime.now(UTC)
-    return authority.issue_cert(name, not_before=now - timedelta(days=9), not_after=now - timedelta(days=1))
+def described(cert: Path, key: Path) -> Certificate:
+    pair = Certificate(cert=str(cert), key=str(key))
+    return known(ListenerSettings(tls=(pair,))).tls[0]
 
 
-def serving(
-    leaf: trustme.LeafCert,
-    *,
-    version: ssl.TLSVersion | None = None,
-    clients_of: trustme.CA | None = None,
-) -> ssl.SSLContext:
-    """Return the context of a server with *leaf*, which demands certificates of *clients_of* if given."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    leaf.configure_cert(context)
-    if version is not None:
-        context.minimum_version = context.maximum_version = version
-    if clients_of is not None:
-        clients_of.configure_trust(context)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+def names_of(sock: ssl.SSLSocket) -> set[str]:
+    """Return the names in the certificate that the other side has shown and that was verified."""
+    shown = sock.getpeercert() or {}
+    return {value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"}
