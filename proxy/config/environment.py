@@ -17,6 +17,7 @@ from proxy.config.keys import is_secret, known, names
 from proxy.config.positions import Path
 
 PREFIX: Final = "ANYPORT_"
+PEM: Final = "-----BEGIN"  # somebody has written a key where its file should be named
 RESERVED: Final = frozenset({"ANYPORT_CONFIG", "ANYPORT_PURE_PYTHON", "ANYPORT_REQUIRE_ALL"})  # not keys of the file
 
 
@@ -48,7 +49,8 @@ def variable_for(path: Path) -> str:
 
 def shown(path: Path, environ: Mapping[str, str], variable: str) -> str:
     """Return `VARIABLE=text` for an operator, without the text if it may be a secret."""
-    return f"{variable}={'***' if is_secret(path) else environ[variable]}"
+    hidden = is_secret(path) or PEM in environ[variable]
+    return f"{variable}={'***' if hidden else environ[variable]}"
 
 
 def _read(path: Path, text: str) -> Any:  # noqa: ANN401 - whatever TOML can say

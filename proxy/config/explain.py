@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import ErrorDetails
 
-from proxy.config.environment import shown
+from proxy.config.environment import PEM, shown
 from proxy.config.errors import Issue
 from proxy.config.keys import is_secret, known, names, suggest, title
 from proxy.config.positions import Path, Positions
@@ -100,7 +100,7 @@ def masked_line(positions: Positions, line: int) -> str:
     """Return what stands on *line*, with stars for what may be a secret."""
     start, text = positions.line_start(line), positions.line_text(line)
     for path, span in positions.values.items():
-        if is_secret(path):
+        if is_secret(path) or PEM in positions.text[span.start : span.end]:
             first, last = max(span.start - start, 0), min(span.end - start, len(text))
             if first < last:
                 text = text[:first] + "*" * (last - first) + text[last:]
