@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
@@ -235,3 +236,45 @@ def test_half_a_tunnel_may_still_talk(stage: Stage) -> None:
     client.half_close()
     assert client.read_to_end() == b"you said bye"
     wait_for(lambda: stage.cell(sb.TUNNELS) == 0, "the tunnel is over")
+
+
+def _keepalive_timers(port: int) -> dict[int, float]:
+    """Return, by remote port, in how many seconds TCP asks the far side of *port* for a sign of life."""
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, _, timer, *_ = line.split()
+        kind, when = timer.split(":")
+        if state == "01" and int(local.partition(":")[2], 16) == port and kind == "02":
+            found[int(remote.partition(":")[2], 16)] = int(when, 16) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def test_both_sides_of_a_tunnel_are_asked_for_a_sign_of_life(stage: Stage) -> None:
+    """tunnel_probe_after_s: a phone that has lost its network says nothing, for ever."""
+    made = stage.serve(tunnelling(), tunnel_probe_after_s=40.0, tunnel_probe_every_s=20.0, tunnel_probes=3)
+    client = stage.client()
+    plain = stage.client()
+    for one, data in ((client, handshake()), (plain, request(target="*", method="OPTIONS"))):
+        one.send(data)
+        one.read_response()
+    upstream = made.visits[0].sock.getpeername()[1]
+
+    def asked() -> bool:
+        timers = _keepalive_timers(stage.worker.port)
+        assert plain.sock.getsockname()[1] not in timers  # it has its idle time
+        return (
+            0 < timers.get(client.sock.getsockname()[1], 0) <= 40
+            and 0 < _keepalive_timers(upstream).get(made.port, 0) <= 40
+        )
+
+    wait_for(asked, "both timers run")
+
+
+def test_probes_are_within_what_the_kernel_takes(stage: Stage) -> None:
+    """A number that is too large must not cost the tunnel."""
+    stage.serve(tunnelling(), tunnel_probe_after_s=1e9, tunnel_probe_every_s=1e-3, tunnel_probes=10**9)
+    client = stage.client()
+    client.send(handshake())
+    client.read_response()
+    client.send(b"echo")
+    assert client.read_exactly(4) == b"echo"
