@@ -19,7 +19,7 @@ from bench.harness import Bench, Server, pss_kib, running, table
 
 _COUNT: Final = 10_000
 _WARM: Final = 200  # connections before the first look, so that code and pools are there
-_SPARE: Final = 300  # descriptors for everything else
+_SHARE_PERCENT: Final = 44  # of the files a proxy may open; it needs as many for backends, and some more
 _SETTLE_S: Final = 1.0  # a proxy may free a connection's buffers a moment after its last use
 _OPEN_CHAT: Final = (
     b"GET /chat HTTP/1.1\r\nHost: bench.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -31,11 +31,11 @@ _PEERS: Final = ("nginx", "haproxy", "anyport")
 def run(bench: Bench) -> str:
     """Return the table."""
     lines = []
-    for kind, backend, opening, fds in (
-        ("keep-alive", peers.web_backend(bench), throughput.request(), 1),
-        ("WebSocket", peers.chat_backend(bench), _OPEN_CHAT, 2),
+    count = _fitting()
+    for kind, backend, opening in (
+        ("keep-alive", peers.web_backend(bench), throughput.request()),
+        ("WebSocket", peers.chat_backend(bench), _OPEN_CHAT),
     ):
-        count = fitting(_COUNT, fds)
         with running(backend, bench.load_pin, bench.tmp):
             for server in peers.contestants(bench, only=_PEERS):
                 before, after = _memory_kib(bench, server, opening, count)
@@ -46,13 +46,13 @@ def run(bench: Bench) -> str:
     return "idle: memory of the proxy's processes\n" + table(titles, lines)
 
 
-def fitting(wanted: int, fds_each: int) -> int:
-    """Return how many connections the limit on open files allows, and say so if fewer than *wanted*."""
+def _fitting() -> int:
+    """Return how many connections the limit on open files allows, and say so if they are too few."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the proxies inherit it
-    count = min(wanted, (most - _SPARE) // fds_each)
-    if count < wanted:
-        click.echo(f"{count} connections instead of {wanted}: a process may open {most} files here")
+    count = min(_COUNT, most * _SHARE_PERCENT // 100)
+    if count < _COUNT:
+        click.echo(f"{count} connections instead of {_COUNT}: a process may open {most} files here")
     return count
 
 
