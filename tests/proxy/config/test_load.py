@@ -139,6 +139,7 @@ TWICE = 'clusters = ["a",\n "arn:aws:ecs:eu-west-1:1:cluster/a"]\n'
     [
         ("listener = []\n" + GOOD, 1, "there is no listener"),
         (TWO_LISTENERS + GOOD, 4, "cannot both"),
+        ("[[listener]]\nproxy_protocol = true\n" + GOOD, 2, "`trusted_proxies` is empty"),
         ('[metrics]\naddress = "0.0.0.0:8080"\n' + GOOD, 2, "`metrics.address`"),
         ('[admin]\naddress = "0.0.0.0:9181"\n' + GOOD, 2, "open to the network"),
         ('[admin]\ntoken = "short"\n' + GOOD, 2, "16 or more"),
