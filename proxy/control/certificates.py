@@ -72,17 +72,18 @@ class Certificates:
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     listeners: tuple[ListenerSettings, ...] = ()
+    _wanted: tuple[ListenerSettings, ...] = ()  # the same, as the configuration alone has it
     _files: dict[tuple[str, str], _Files] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.listeners = tuple(self.bound)
+        self.listeners = self._wanted = tuple(self.bound)
         for listener in self.bound:
             for pair in listener.tls:
                 self._files[pair.cert, pair.key] = _Files(pair)
 
     def follow(self, wanted: Sequence[ListenerSettings]) -> None:
         """Use *wanted*, the listeners of the configuration, from now on; look at their files at once."""
-        self.listeners = aligned(self.listeners, wanted)
+        self._wanted = aligned(self.listeners, wanted)
         self.look()
 
     async def run(self) -> None:
@@ -95,7 +96,7 @@ class Certificates:
     def look(self, states: Mapping[str, State] | None = None) -> None:
         """Read the files that have changed. *states* is how they were found, if that is known already."""
         states = self._states() if states is None else states
-        pairs = {(pair.cert, pair.key) for listener in self.listeners for pair in listener.tls}
+        pairs = {(pair.cert, pair.key) for listener in self._wanted for pair in listener.tls}
         for gone in self._files.keys() - pairs:
             del self._files[gone]
         for cert, key in pairs:
@@ -104,7 +105,7 @@ class Certificates:
                 self._look_at(files, (states[cert], states[key]))
         listeners = tuple(
             replace(listener, tls=tuple(self._files[pair.cert, pair.key].good for pair in listener.tls))
-            for listener in self.listeners
+            for listener in self._wanted
         )
         if listeners != self.listeners:
             self.listeners = listeners
@@ -120,7 +121,7 @@ class Certificates:
         ]
 
     def _states(self) -> dict[str, State]:
-        pairs = [pair for listener in self.listeners for pair in listener.tls]
+        pairs = [pair for listener in self._wanted for pair in listener.tls]
         return {path: _state_of(path) for pair in pairs for path in (pair.cert, pair.key)}
 
     def _look_at(self, files: _Files, seen: tuple[State, State]) -> None:

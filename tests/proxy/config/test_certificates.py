@@ -142,7 +142,7 @@ def test_every_bad_file_is_shown_where_it_is_named(tmp_path: Path) -> None:
         load(path, {}, files=True)
 
     first, second = caught.value.issues
-    assert (first.line, first.key) == (6, "listener[1].tls[0].cert") or first.line == 6
+    assert (first.line, first.key) == (6, "listener[0].tls[1].cert")
     assert "there is no file" in first.message
     assert "holds no private key" in second.message
     assert str(first).splitlines()[0].startswith(f"{path}:6: [[listener.tls]]")
