@@ -89,7 +89,9 @@ class Worker:
         state.tasks.create_task(keep_up(state, sockets), name="upkeep")
         listeners: list[Listener] = []
         if await self._may_accept():
-            listeners = [Listener(state.poller, sock, opener(state, index)) for index, sock in opened]
+            listeners = [
+                Listener(state.poller, sock, opener(state, index), state.count_shed) for index, sock in opened
+            ]
             state.head[sb.ACCEPTING] = 1
         await self._ending.begun.wait()
         await drain(state, self._ending, listeners, sockets, held=given.held)

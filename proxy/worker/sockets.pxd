@@ -17,6 +17,7 @@ cdef class Poller:
     cdef dict _items
     cdef list _ended
     cdef bint _sweeping
+    cdef int _spare
     cdef readonly bint serving
     cpdef watch(self, Item item, object fd, int old, int new)
     cpdef later(self, double delay_s, object call)
@@ -44,10 +45,10 @@ cdef class Stream(Item):
 
 cdef class Listener(Item):
     cdef Poller _poller
-    cdef object _sock, _make, _sockname
+    cdef object _sock, _make, _on_turned_away, _sockname
     cdef int _mask
     cdef bint _open
     cpdef close(self)
-    cpdef _rest(self)
+    cdef bint _turn_away(self)
     cpdef _wake(self)
     cdef _watch(self, int mask)

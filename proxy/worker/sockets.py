@@ -10,9 +10,11 @@ at once what the kernel takes at once. TLS stays with the transports of the loop
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import read as _read
 from os import write as _write
 from os import writev as _writev
@@ -22,7 +24,7 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _EVENTS_MAX: Final = 256  # served in one go; more of them wait for the next turn of the loop
 _ACCEPTS_MAX: Final = 64  # likewise
-_READ_BYTES: Final = 16 * 1024
+_READ_BYTES: Final = 64 * 1024
 _BULK_READ_BYTES: Final = 256 * 1024  # once a read has come back full
 _REST_S: Final = 0.1  # before a listener that could not accept asks again
 _PIECES_MAX: Final = 64  # of one gathered write
@@ -49,12 +51,13 @@ class Item:
 class Poller:
     """All streams of one worker."""
 
-    __slots__ = ("_ended", "_epoll", "_items", "_loop", "_poll", "_sweeping", "serving")
+    __slots__ = ("_ended", "_epoll", "_items", "_loop", "_poll", "_spare", "_sweeping", "serving")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
+        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._items: dict[int, Item] = {}
         self._ended: list[Stream] = []
         self._sweeping = False
@@ -65,6 +68,8 @@ class Poller:
         """Stop. Streams that are still open are abandoned."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
+        if self._spare >= 0:
+            os.close(self._spare)
 
     def watch(self, item: Item, fd: int, old: int, new: int) -> None:
         """Be told of the events *new* of *fd* instead of *old*; 0 is none at all, not even its errors."""
@@ -76,6 +81,20 @@ class Poller:
         else:
             self._epoll.unregister(fd)
             del self._items[fd]
+
+    @contextmanager
+    def spare(self) -> Iterator[bool]:
+        """Free the descriptor that is kept for when there is no other; yield whether there was one."""
+        had = self._spare >= 0
+        if had:
+            os.close(self._spare)
+        try:
+            yield had
+        finally:
+            try:
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+            except OSError:
+                self._spare = -1
 
     def later(self, delay_s: float, call: Callable[[], object]) -> None:
         self._loop.call_later(delay_s, call)
@@ -349,12 +368,19 @@ class Stream(Item):
 class Listener(Item):
     """A listening socket: each connection becomes a `Stream` with a protocol of its own."""
 
-    __slots__ = ("_make", "_mask", "_open", "_poller", "_sock", "_sockname")
+    __slots__ = ("_make", "_mask", "_on_turned_away", "_open", "_poller", "_sock", "_sockname")
 
-    def __init__(self, poller: Poller, sock: socket.socket, make: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        make: Callable[[], Any],
+        on_turned_away: Callable[[], object],
+    ) -> None:
         self._poller = poller
         self._sock = sock
         self._make = make
+        self._on_turned_away = on_turned_away
         self._sockname = sock.getsockname()
         self.early = False
         sock.setblocking(False)
@@ -372,11 +398,28 @@ class Listener(Item):
                 return
             except ConnectionAbortedError:
                 continue
-            except OSError:  # out of descriptors or memory: asking again at once would only spin
-                self._rest()
-                return
+            except OSError:  # no descriptor or memory is left for it
+                if not self._turn_away():
+                    return
+                continue
             sock.setblocking(False)
             Stream(self._poller, sock, self._make(), peername, self._sockname)
+
+    def _turn_away(self) -> bool:
+        """Close the next connection in the queue, with the descriptor kept for this: it must not wait for
+        ever, and the queue must not keep the poller spinning. Return False if not even that can be done."""
+        with self._poller.spare() as spared:
+            if spared:
+                try:
+                    self._sock.accept()[0].close()
+                except OSError:
+                    pass
+                else:
+                    self._on_turned_away()
+                    return True
+        self._watch(0)
+        self._poller.later(_REST_S, self._wake)
+        return False
 
     def abort(self) -> None:
         self.close()
@@ -386,10 +429,6 @@ class Listener(Item):
         self._watch(0)
         self._open = False
         self._sock.close()
-
-    def _rest(self) -> None:
-        self._watch(0)
-        self._poller.later(_REST_S, self._wake)
 
     def _wake(self) -> None:
         if self._open:

@@ -15,10 +15,12 @@ from proxy.errors import INTERNAL
 from proxy.link import scoreboard as sb
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import TableSnapshot, make_link
+from proxy.link.sockets import listen
 from proxy.worker.accesslog import AccessLogWriter
+from proxy.worker.http1 import pool
 from proxy.worker.http1.downstream import ClientConnection
-from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.process import Inheritance, Worker
+from proxy.worker.sockets import Listener
 from proxy.worker.state import WorkerState
 from tests.kit.eventually import eventually
 from tests.kit.workers import backend, service
@@ -76,11 +78,12 @@ async def _bench() -> AsyncIterator[_Bench]:
         state.table.apply(
             TableSnapshot(revision=1, loaded=True, services=(service(),), backends=(backend(port),))
         )
-        server = await loop.create_server(lambda: ClientConnection(state), "127.0.0.1", 0)
+        sock = listen("127.0.0.1", 0)
+        listener = Listener(state.poller, sock, lambda: ClientConnection(state), lambda: None)
         near, far = make_link()
         loop.set_exception_handler(Worker(state, _NOTHING, far).on_bug)
-        yield _Bench(state, server.sockets[0].getsockname()[1], log_fd)
-        server.close()
+        yield _Bench(state, sock.getsockname()[1], log_fd)
+        listener.close()
         upstream.close()
         near.close()
         far.close()
@@ -88,7 +91,8 @@ async def _bench() -> AsyncIterator[_Bench]:
             item.abort()
         await eventually(lambda: not state.watched and not state.clients)
         await asyncio.sleep(0)  # the loop closes a socket one turn after it has said so
-        await asyncio.gather(server.wait_closed(), upstream.wait_closed())
+        await upstream.wait_closed()
+        state.poller.close()
     log.close()
     for fd in (log_fd, log_end, board.fd):
         os.close(fd)
@@ -101,7 +105,7 @@ async def test_a_bug_while_dialling_is_a_500_and_the_next_request_is_served(
     """The dials share a task group with everything else: what one raises must not reach it."""
     async with _bench() as bench:
         with monkeypatch.context() as broken:
-            broken.setattr(UpstreamConnection, "is_own_echo", lambda _: 1 // 0)
+            broken.setattr(pool, "connect", lambda *_: 1 // 0)
             answer = await bench.get()
 
         assert answer.startswith(b"HTTP/1.1 500 ")
@@ -116,7 +120,7 @@ async def test_a_bug_while_dialling_is_a_500_and_the_next_request_is_served(
 async def test_a_bug_in_a_callback_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with _bench() as bench:
         with monkeypatch.context() as broken:
-            broken.setattr(ClientConnection, "_on_head_bytes", lambda *_: 1 // 0)
+            broken.setattr(bench.state.table, "router", None)
             assert await bench.get() == b""
 
         assert bench.bugs == 1

@@ -29,10 +29,6 @@ def _pid(stage: Stage) -> int:
     return stage.worker.process.pid
 
 
-def _descriptors(stage: Stage) -> int:
-    return len(os.listdir(f"/proc/{_pid(stage)}/fd"))
-
-
 def _cpu_s(stage: Stage) -> float:
     with open(f"/proc/{_pid(stage)}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
@@ -48,7 +44,11 @@ def _room_for(stage: Stage, more: int) -> Iterator[None]:
     """Let the worker open no more than *more* descriptors beyond those it has."""
     pid = _pid(stage)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (_descriptors(stage) + more, before[1]))
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    # The limit is on numbers, and the lowest free one is taken first.
+    free = [number for number in range(before[0]) if number not in taken]
+    limit = free[more] if more >= 0 else free[0] + more
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
     finally:
