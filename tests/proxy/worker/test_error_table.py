@@ -306,7 +306,7 @@ def _happen(worker: WorkerProcess, row: Row, slot: int) -> Outcome:
     before, requests_before = _counters(worker, counted)
     with staged(worker, slot) as stage:
         answer = row.fault(stage, f"row-{slot}")
-        wait_for(lambda: _counters(worker, counted)[1] > requests_before, f"{row} is counted")
+        wait_for(lambda: _counters(worker, counted)[0] != before, f"{row} is counted")
         wait_for(stage.settled, f"{row}: nothing in flight")
         unsettled = stage.cell(sb.TUNNELS)
     after, requests_after = _counters(worker, counted)

@@ -1,4 +1,4 @@
-"""What an answer of the proxy's own looks like; `test_error_table.py` makes each of them with a real fault."""
+"""What an answer of the proxy's own looks like; `test_error_table.py` makes each with a real fault."""
 
 from __future__ import annotations
 
