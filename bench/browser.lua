@@ -7,7 +7,8 @@ function init(args)
   wrk.headers["Accept-Language"] = "de-CH,de;q=0.8,fr;q=0.6,en;q=0.4"
   wrk.headers["Accept-Encoding"] = "gzip, deflate, br"
   wrk.headers["Referer"] = "http://bench.example.com/orders?page=3&sort=date"
-  wrk.headers["Cookie"] = "session=" .. string.rep("0123456789abcdef", 8) .. "; theme=dark; seen=1"
+  wrk.headers["Cookie"] =
+    "session=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef; csrf=0123456789abcdef0123456789abcdef0123456789abcdef; theme=dark; seen=1"
   wrk.headers["Upgrade-Insecure-Requests"] = "1"
   wrk.headers["Sec-Fetch-Mode"] = "navigate"
   wrk.headers["Sec-Fetch-Site"] = "same-origin"

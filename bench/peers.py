@@ -18,7 +18,7 @@ ANYPORT_PORTS = (9000, 9180, 9181)
 _PORT = {"nginx": 9001, "haproxy": 9002, "caddy": 9003, "envoy": 9004, "floor": 9005}
 KNOWN = ("floor", "nginx", "haproxy", "caddy", "envoy", "anyport")
 PLAIN, STICKY = HERE / "anyport.toml", HERE / "anyport-sticky.toml"
-_CONFIG = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile", "envoy": "envoy.yaml"}
+CONFIG = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile", "envoy": "envoy.yaml"}
 
 
 def web_backend(bench: Bench) -> Server:
@@ -67,10 +67,10 @@ def _server(bench: Bench, name: str, tls: bool, sticky: bool) -> Iterator[Server
         return
     port, folder = _PORT[name], bench.tmp / f"{name}{'-tls' * tls}"
     folder.mkdir(exist_ok=True)
-    source = HERE / _CONFIG[name]
+    source = HERE / CONFIG[name]
     text = source.read_text()
     config_file = folder / source.name
-    changes = {**(_SECURED[name] if tls else {}), **(_STICKY.get(name, {}) if sticky else {})}
+    changes = {**(SECURED[name] if tls else {}), **(WITH_SESSIONS.get(name, {}) if sticky else {})}
     config_file.write_text(changed(text, changes, bench.tmp))
     argv = {
         "nginx": (program, "-p", str(folder), "-e", "stderr", "-c", str(config_file)),
@@ -96,7 +96,7 @@ _ENVOY_TLS = """transport_socket:
             tls_certificates:
             - certificate_chain: {filename: FOLDER/c.pem}
               private_key: {filename: FOLDER/k.pem}"""
-_SECURED = {  # what a configuration says of its listener, and what it says instead with TLS
+SECURED = {  # what a configuration says of its listener, and what it says instead with TLS
     "nginx": {
         "listen 127.0.0.1:9001": "ssl_certificate FOLDER/c.pem; ssl_certificate_key FOLDER/k.pem;\n"
         "    ssl_session_cache shared:tls:16m;\n    listen 127.0.0.1:9001 ssl"
@@ -110,7 +110,7 @@ _SECURED = {  # what a configuration says of its listener, and what it says inst
 }
 
 
-_STICKY = {  # the same for sessions
+WITH_SESSIONS = {  # the same for sessions
     "haproxy": {
         "balance leastconn": "balance leastconn\n  cookie SRV insert indirect nocache",
         "check inter 5s\n  server two": "check inter 5s cookie one\n  server two",

@@ -1,8 +1,8 @@
 """What it costs a worker to find the service of a request and pick a task, by how many there are.
 
 In process, with the worker's own code, the best of many runs: whatever is more comes from the machine.
-Once in a row, where a small table never leaves the nearest caches, and once with half a megabyte moved between
-two requests, as the rest of a request and the kernel do in a worker.
+Once in a row, where a small table never leaves the nearest caches, and once with half a megabyte moved
+between two requests, as the rest of a request and the kernel do in a worker.
 """
 
 from __future__ import annotations

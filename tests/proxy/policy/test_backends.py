@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from discovery.model import BackendKey
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.backends import Backend, RetryBudget, Service, Table, why_none
+from proxy.steps import ROWS_PER_STEP
 from tests.kit.workers import backend, service
 
 
@@ -223,6 +224,68 @@ def test_after_any_history_the_table_is_the_last_snapshot(history: list[list[Bac
             for member in members:
                 assert (member.host, member.port) == (member.row.host, member.row.port)
                 seen.append(member)
+
+
+@given(st.lists(st.lists(_rows, max_size=5, unique_by=lambda row: row.task_arn), min_size=2, max_size=4))
+def test_between_two_steps_a_table_is_the_old_one_or_the_new_one(history: list[list[BackendRow]]) -> None:
+    """A request may come between any two steps, and half a deploy is a table nobody has published."""
+    services = (service("a", slot=1, hosts=["a"]), service("b", slot=2, hosts=["b"]))
+    world = World()
+    for rows in history:
+        before = _seen(world.table)
+        snapshot = TableSnapshot(
+            revision=world.revision + 1, loaded=True, services=services, backends=tuple(rows)
+        )
+        views = [_seen(world.table) for _ in world.table.steps(snapshot, lambda _: None)]
+        world.revision += 1
+        after = _seen(world.table)
+        swapped = next((i for i, view in enumerate(views) if view != before), len(views))
+        assert all(view == before for view in views[:swapped])
+        assert all(view == after for view in views[swapped:])
+
+
+def _seen(table: Table) -> object:
+    """Return everything that a request can see of *table*, apart from the objects it is made of."""
+    found = [table.router.find(host, b"/") for host in (b"a", b"b")]
+    rows = [[b.row for b in group] for s in found if s for group in (s.backends, s.answering, s.eligible)]
+    return table.revision, table.loaded, rows
+
+
+def test_a_table_of_many_backends_is_made_in_many_steps() -> None:
+    """Also where one service has them all, and when they all go again."""
+    world = World()
+    rows = [backend(port) for port in range(1, 20 * ROWS_PER_STEP + 1)]
+    for backends in (rows, rows, [replace(row, healthy=False) for row in rows], []):
+        world.revision += 1
+        snapshot = TableSnapshot(
+            revision=world.revision, loaded=True, services=(service(),), backends=tuple(backends)
+        )
+        assert sum(1 for _ in world.table.steps(snapshot, lambda _: None)) >= 20
+
+
+def test_routes_that_did_not_change_are_not_made_anew() -> None:
+    """A deploy is many tables with the same services: what is known of host names stays known."""
+    world = World()
+    world.apply(A)
+    router = world.table.router
+    world.apply(A, B)
+    assert world.table.router is router
+    world.apply(A, B, services=(service(hosts=["other", "h"]),))
+    assert world.table.router is not router
+    assert world.table.router.find(b"other", b"/") is world.web()
+
+
+def test_backends_to_close_are_handed_over_after_the_swap() -> None:
+    """Before it, a request could still put a connection back that nobody closes any more."""
+    world = World()
+    world.apply(A)
+    old = world.find(A)
+    flushed: list[tuple[Backend, bool, int]] = []
+    world.revision += 1
+    snapshot = TableSnapshot(revision=world.revision, loaded=True, services=(service(),))
+    for _ in world.table.steps(snapshot, lambda b: flushed.append((b, b.removed, world.table.revision))):
+        pass
+    assert flushed == [(old, True, world.revision)]
 
 
 def test_retries_are_a_share_of_the_requests_of_the_last_seconds() -> None:
