@@ -1,7 +1,7 @@
-"""Retries, phase by phase and method by method, judged by what the backends have received (rules 6 and 7).
+"""Retries by phase and method, judged by what the backends have received (rules 6 and 7).
 
-One phase has no row: a write that fails with nothing accepted by the kernel. A kept connection is asked whether
-it has ended right before it is written to, which leaves no moment that a test could aim at.
+One phase has no row: a write that fails with nothing accepted by the kernel. A kept connection is asked
+whether it has ended right before it is written to, which leaves no moment that a test could aim at.
 """
 
 from __future__ import annotations
