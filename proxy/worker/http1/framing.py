@@ -51,12 +51,13 @@ class ChunkedReader:
     After `feed` returns with `done` set, `rest` holds what followed the body.
     """
 
-    __slots__ = ("_buffer", "_extension_bytes", "_left", "_state", "_trailer_bytes", "rest")
+    __slots__ = ("_buffer", "_extension_bytes", "_left", "_searched", "_state", "_trailer_bytes", "rest")
 
     def __init__(self) -> None:
         self._state = _SIZE
         self._left = 0  # of the current chunk's data
         self._buffer = b""  # an incomplete line
+        self._searched = 0  # how much of it, in a trailer, is known to hold no end
         self._extension_bytes = 0
         self._trailer_bytes = 0
         self.rest = b""
@@ -95,13 +96,17 @@ class ChunkedReader:
                 self._start_chunk(data[at:end])
                 at = end + 2
             else:
-                end = data.find(b"\r\n", at)
+                # A line that comes byte by byte is searched once (I7).
+                fresh = at + self._searched
+                end = data.find(b"\r\n", max(at, fresh - 1))
                 if self._trailer_bytes + (end if end >= 0 else len(data)) - at > _TRAILER_BYTES_MAX:
                     raise FramingError("the trailers are too large")
                 if end < 0:
-                    if b"\n" in data[at:]:
+                    if data.find(b"\n", fresh) >= 0:
                         raise FramingError("a trailer line is malformed")
+                    self._searched = len(data) - at
                     break
+                self._searched = 0
                 if end == at:
                     self._state = _DONE
                     self.rest = data[at + 2 :]
