@@ -32,6 +32,9 @@ _KILL_AFTER_S: Final = 3.0  # beyond the drain time
 _DUMP_S: Final = 0.5  # for a worker that stands still to write its stack, before it is killed
 _TAKE_OVER_S: Final = 60.0  # within which a successor must serve, or leave things to its predecessor
 _LAST_HANDSHAKES_S: Final = 0.3
+_FIRST_TABLE_S: Final = (
+    10.0  # so long whoever waits in a queue that systemd holds is not told "not yet" (R02)
+)
 
 
 @dataclass(slots=True)
@@ -130,10 +133,8 @@ class Supervisor:
             "lifeline": self._lifeline,
         }
         argv = ["-m", "proxy.control", "--config", self._config_path, "--links", ",".join(map(str, ends))]
-        return argv + self._patience() + _options(fds), [*ends, *fds.values()]
-
-    def _patience(self) -> list[str]:
-        return ["--patient"] if self._predecessor else []
+        argv += ["--patient"] if self._predecessor else []
+        return argv + _options(fds), [*ends, *fds.values()]
 
     def _worker_argv(self, row: int) -> Callable[[], tuple[list[str], list[int]]]:
         def argv() -> tuple[list[str], list[int]]:
@@ -148,8 +149,11 @@ class Supervisor:
                 "lifeline": self._lifeline,
             }
             groups = ",".join("+".join(map(str, group)) for group in listeners)
-            head = ["-m", "proxy.worker", "--row", str(row), "--listeners", groups, *self._patience()]
+            head = ["-m", "proxy.worker", "--row", str(row), "--listeners", groups]
             head += ["--held"] if self._sockets.held else []
+            # Nobody is kept waiting by it: a predecessor serves, or the queue of a held socket is young.
+            patience_s = _TAKE_OVER_S if self._predecessor else _FIRST_TABLE_S * self._sockets.held
+            head += ["--patience", str(patience_s)]
             return head + _options(fds), [*(fd for group in listeners for fd in group), *fds.values()]
 
         return argv

@@ -214,7 +214,9 @@ def _receive(channel: socket.socket) -> bytes:
 
 
 def _receive_fds(channel: socket.socket) -> tuple[bytes, list[int]]:
-    message, fds, _, _ = socket.recv_fds(channel, _BYTES_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+    message, fds, _, _ = socket.recv_fds(channel, _BYTES_MAX, _FDS_MAX)
+    for fd in fds:
+        os.set_inheritable(fd, False)
     return message, list(fds)
 
 

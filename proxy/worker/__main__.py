@@ -16,7 +16,7 @@ def main() -> None:
         "--listeners", required=True, help="descriptors: `+` within a [[listener]], `,` between"
     )
     parser.add_argument("--held", action="store_true", help="the listening sockets outlive anyport")
-    parser.add_argument("--patient", action="store_true", help="accept only once there is a table")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for a table first")
     for name in ("link", "scoreboard", "snapshot", "lifeline"):
         parser.add_argument(f"--{name}", type=int, required=True, help="descriptor")
     args = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> None:
         snapshot=args.snapshot,
         lifeline=args.lifeline,
         held=args.held,
-        patient=args.patient,
+        patience_s=args.patience,
     )
     uvloop.run(serve(given))
 

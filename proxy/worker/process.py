@@ -27,7 +27,7 @@ from proxy.worker.tls import is_unreadable_name
 from proxy.worker.upkeep import keep_up
 
 _STDOUT: Final = 1
-_PATIENCE_S: Final = 0.02  # between two looks whether there is a table
+_LOOK_S: Final = 0.02  # between two looks whether there is a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Inheritance:
     snapshot: int  # the newest one so far, or -1
     lifeline: int  # reads end-of-file when the supervisor is gone
     held: bool = False  # the sockets outlive anyport: systemd keeps them for the next one
-    patient: bool = False  # a predecessor still serves: accept only once there is a table
+    patience_s: float = 0.0  # wait so long for a table before accepting: nobody needs us sooner
 
 
 async def serve(given: Inheritance) -> None:
@@ -127,6 +127,7 @@ class Worker:
     async def _may_accept(self) -> bool:
         """Return True when it is time to accept, False if the end comes first."""
         state, ending = self._state, self._ending
-        while self._given.patient and not (state.table.loaded or ending.begun.is_set()):  # noqa: ASYNC110
-            await asyncio.sleep(_PATIENCE_S)
+        until_s = state.loop.time() + self._given.patience_s
+        while not (state.table.loaded or ending.begun.is_set()) and state.loop.time() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
         return not ending.begun.is_set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -11,12 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.kit.anyport import Anyport
+from tests.kit.backends import ScriptedBackend, answering
+from tests.kit.traffic import traffic
 from tests.kit.workers import wait_for
 
 
@@ -170,3 +174,51 @@ def test_a_taken_port_is_one_clear_line_even_against_another_anyport(tmp_path: P
     assert f"cannot listen on 127.0.0.1:{anyport.port}" in second.stderr
     assert "another process has it" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_reloads_under_load_are_not_noticed(tmp_path: Path) -> None:
+    """SIGHUP: not one connection is dropped, whatever changes and whether or not it can be used."""
+    with ScriptedBackend(answering()) as backend:
+        static = f'static = ["127.0.0.1:{backend.port}"]\n[service.health]\nkind = "none"\n'
+        config = f'[[service]]\nname = "web"\nhosts = ["*"]\n{static}'
+        with Anyport(tmp_path, config, workers=2) as anyport:
+            anyport.wait_ready()
+            base = anyport.config.read_text()
+            with traffic(anyport.port, single=0) as tally:
+                wait_for(lambda: tally.connections == 8, "all are connected")
+                for added in (
+                    f'[[service]]\nname = "other"\nhosts = ["other.test"]\n{static}',
+                    "",
+                    "[limits]\nbuffer_bytes = 32768\n",
+                    "[limits]\nnonsense = 1\n",
+                    '[access_log]\nrequests = "off"\n',
+                ):
+                    anyport.config.write_text(base + added)
+                    reloads = _reloads(anyport)
+                    anyport.process.send_signal(signal.SIGHUP)
+                    wait_for(lambda before=reloads: _reloads(anyport) > before, "the reload")
+                    wait_for(lambda before=tally.answered: tally.answered > before + 50, "traffic")
+            assert "nonsense" in anyport.log
+    assert tally.failures == []
+    assert tally.connections == 8
+
+
+def _reloads(anyport: Anyport) -> int:
+    return anyport.log.count("configuration reloaded") + anyport.log.count("was not reloaded")
+
+
+def test_all_descriptors_that_may_be_had_are_used(tmp_path: Path, hello: int) -> None:
+    """Containers often start with a soft limit of 1024, which is 500 clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))  # inherited by what is started now
+    try:
+        anyport = Anyport(tmp_path, _config(hello)).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ExitStack() as stack:
+        stack.push(anyport)
+        anyport.wait_ready()
+        for pid in (anyport.process.pid, *anyport.children().values()):
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            line = next(line for line in limits if line.startswith("Max open files")).split()
+            assert line[3] == line[4], "the soft limit is the hard one"

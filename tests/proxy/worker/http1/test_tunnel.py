@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
 from proxy.link import scoreboard as sb
-from tests.kit.backends import Script, Visit, answering
+from tests.kit.backends import Script, Visit, answering, drain_send_queue
 from tests.kit.stage import Stage, words
 from tests.kit.wire import Message, request, response
 from tests.kit.workers import wait_for
@@ -278,3 +279,44 @@ def test_probes_are_within_what_the_kernel_takes(stage: Stage) -> None:
     client.read_response()
     client.send(b"echo")
     assert client.read_exactly(4) == b"echo"
+
+
+@pytest.mark.parametrize("deaf", ["client", "backend"])
+def test_a_tunnel_that_has_ended_does_not_wait_for_ever_for_a_deaf_side(stage: Stage, deaf: str) -> None:
+    """What is buffered may still go out; one that takes not a byte of it is dropped."""
+    crowd = b"x" * 20_000_000  # more than the kernels' buffers; all of it fits into ours
+
+    def script(visit: Visit) -> None:
+        visit.send(switched(visit.read_request()))
+        if deaf == "client":
+            visit.send(crowd)
+            drain_send_queue(visit.sock)
+            visit.reset()
+        else:
+            visit.backend.going.wait(20)
+
+    backend = stage.serve(script, client_write_s=0.5, buffer_bytes=50_000_000)
+    client = stage.client(receive_buffer_bytes=16_384)
+    client_port = client.sock.getsockname()[1]
+    client.send(handshake())
+    assert client.read_response().status == 101
+    if deaf == "backend":
+        client.send(crowd)
+        drain_send_queue(client.sock)
+        client.reset()
+    wait_for(lambda: stage.cell(sb.TUNNELS) == 0, "the tunnel is over")
+    wait_for(lambda: _open_sockets(stage, {backend.port, client_port}) == 0, "nothing is left of it")
+    backend.going.set()
+
+
+def _open_sockets(stage: Stage, ports: set[int]) -> int:
+    """Return how many sockets the worker has that lead to one of *ports*."""
+    process = stage.worker.process
+    assert process is not None
+    inodes = set()
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(link).partition("[")[2].rstrip("]"))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    remotes = [int(line[2].rpartition(":")[2], 16) for line in lines if line[9] in inodes]
+    return sum(1 for port in remotes if port in ports)
