@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import select
 from typing import TYPE_CHECKING
 
 from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
 from proxy.policy.backends import Backend
-from proxy.worker.connect import connect
+from proxy.worker.connect import connect, readable
 from proxy.worker.http1 import secure
 from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.record import record_bug
@@ -32,7 +31,7 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
         # In a turn of the poller the backends' events are behind us.
-        if not state.poller.serving and _readable(connection.fileno):
+        if not state.poller.serving and readable(connection.fileno):
             state.head[sb.UPSTREAM_CLOSED] += 1
             connection.abort()
             continue
@@ -104,9 +103,3 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
         exchange.on_connected(connection)
         return
     exchange.on_connect_failed(backend, error, detail, left_s=left_s - (state.loop.time() - begun_s))
-
-
-def _readable(fileno: int) -> bool:
-    poll = select.poll()
-    poll.register(fileno, select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
