@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 BUILT  := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt type bench image lock clean
+.PHONY: help setup build demo test fuzz lint fmt type bench image lock clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,6 +31,9 @@ demo: build      ## the main job, live, without AWS: make demo ARGS="--for 20s"
 
 test: build      ## the whole test suite: make test ARGS="-k wire -x"
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup      ## a minute of hostile bytes at the parsers: make fuzz ARGS="-max_total_time=600"
+	$(BIN)/python tests/fuzz/http1.py $(ARGS)
 
 lint: setup type ## style, types, layers
 	$(BIN)/ruff check .
