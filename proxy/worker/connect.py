@@ -17,8 +17,8 @@ def readable(fileno: int) -> bool:
 async def connect(loop: asyncio.AbstractEventLoop, host: str, port: int, timeout_s: float) -> socket.socket:
     """Return a socket connected to the address *host*, without delay and not blocking.
 
-    Raises `TimeoutError`, or the `OSError` of what kept it from connecting; `ConnectionResetError` also if the
-    backend ends it or speaks before it was asked anything: it would not take a request for one.
+    Raises `TimeoutError`, or the `OSError` of what kept it from connecting; `ConnectionResetError` also if
+    the backend ends it or speaks before it was asked anything: it would not take a request for one.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -8,70 +8,12 @@ from pathlib import Path
 import pytest
 
 from proxy.link import scoreboard as sb
-from tests.kit.backends import Visit, after_request, answering, resetting, stalling
+from tests.kit.backends import Visit, after_request, answering, stalling
 from tests.kit.stage import Stage
 from tests.kit.wire import Truncated, request, response
 from tests.kit.workers import wait_for
 
 CUT = (Truncated, ConnectionError)
-
-
-@pytest.mark.parametrize("end", [after_request, resetting])
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
-    ],
-)
-def test_a_response_cut_short_is_visibly_cut(stage: Stage, end: type, sent: bytes) -> None:
-    """Rule 8, F11 and F12: no padding, no last chunk; a cache or a script must not take it for whole."""
-    stage.serve(end(sent))
-    client = stage.client()
-    client.send(request())
-    with pytest.raises(CUT):
-        client.read_response()
-    stage.wait_failure("response_truncated")
-    wait_for(stage.settled, "nothing in flight")
-
-
-def test_a_body_until_close_that_ends_with_a_reset_does_not_look_complete(stage: Stage) -> None:
-    """S49 and F13: only a FIN is its end."""
-    stage.serve(resetting(b"HTTP/1.1 200 OK\r\n\r\nabc"))
-    client = stage.client()
-    client.send(request())
-    with pytest.raises(CUT):
-        client.read_response()
-    stage.wait_failure("response_truncated")
-
-
-def test_an_http_1_0_client_sees_a_reset_where_the_body_was_cut(stage: Stage) -> None:
-    """It has neither chunks nor a length: a plain FIN would be the end of a whole body."""
-    stage.serve(resetting(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"))
-    client = stage.client()
-    client.send(b"GET / HTTP/1.0\r\n\r\n")
-    with pytest.raises(ConnectionResetError):
-        client.read_to_end()
-
-
-def test_broken_chunks_in_the_middle_of_a_response_cut_it(stage: Stage) -> None:
-    """What has been sent cannot be taken back; what follows must not be invented."""
-
-    def script(visit: Visit) -> None:
-        visit.read_request()
-        visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-        visit.backend.going.wait(10)
-        visit.send(b"zz\r\n")
-
-    backend = stage.serve(script)
-    client = stage.client()
-    client.send(request())
-    client.read_until(b"abc\r\n")
-    backend.going.set()
-    with pytest.raises(CUT):
-        client.read_until(b"0\r\n\r\n")
-    stage.wait_failure("response_truncated")
 
 
 def test_a_response_that_falls_silent_is_cut(stage: Stage) -> None:
@@ -109,36 +51,6 @@ def test_bytes_behind_a_response_never_become_an_answer(stage: Stage, extra: byt
         if gap:
             wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == 0, "the connection is discarded")
     assert len(backend.visits) == 20
-
-
-@pytest.mark.parametrize(
-    ("method", "sent"),
-    [
-        ("HEAD", response(b"body")),
-        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"),
-        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody"),
-    ],
-)
-def test_a_body_that_must_not_be_there_goes_nowhere(stage: Stage, method: str, sent: bytes) -> None:
-    """S41 and F19: it is neither delivered nor read as the next answer."""
-    backend = stage.serve(answering(sent))
-    client = stage.client()
-    for _ in range(3):
-        client.send(request(method=method))
-        assert client.read_response(method).body == b""
-        assert client.buffer == b""
-    assert len(backend.visits) == 3
-
-
-def test_unsolicited_bytes_on_an_idle_connection_discard_it(stage: Stage) -> None:
-    """S47: many servers send "408 Request Timeout" before they close an idle connection."""
-    backend = stage.serve(
-        after_request(response(b"ok"), b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
-    )
-    for _ in range(5):
-        assert stage.ask(request()).body == b"ok"
-        wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == 0, "the connection is discarded")
-    assert len(backend.visits) == 5
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -108,30 +108,6 @@ def test_a_chunked_response_stays_chunked_and_complete(stage: Stage) -> None:
         assert answer.body == b"abc" * 1000
 
 
-@pytest.mark.parametrize(
-    ("status", "method", "extra", "kept"),
-    [
-        ("200 OK", "HEAD", "Content-Length: 5", b"5"),
-        ("200 OK", "HEAD", "X: y", None),
-        ("204 No Content", "GET", "Content-Length: 0", None),
-        ("304 Not Modified", "GET", "Content-Length: 5", b"5"),
-        ("304 Not Modified", "GET", "ETag: x", None),
-    ],
-)
-def test_responses_without_a_body_keep_both_connections(
-    stage: Stage, status: str, method: str, extra: str, kept: bytes | None
-) -> None:
-    """S41: their framing headers describe a body that does not come."""
-    backend = stage.serve(answering(f"HTTP/1.1 {status}\r\n{extra}\r\n\r\n".encode()))
-    client = stage.client()
-    for _ in range(3):
-        client.send(request(method=method))
-        answer = client.read_response(method)
-        assert answer.get("content-length") == kept
-        assert answer.get("transfer-encoding") is None
-    assert len(backend.visits) == 1
-
-
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 def test_a_post_without_a_body_says_so(stage: Stage, method: str) -> None:
     """RFC 9110 section 8.6: a method that anticipates a body gets Content-Length: 0, or else 411."""
@@ -139,17 +115,6 @@ def test_a_post_without_a_body_says_so(stage: Stage, method: str) -> None:
     stage.ask(request(method=method))
     stage.ask(request(method="GET"))
     assert [r.get("content-length") for r in backend.requests] == [b"0", None]
-
-
-def test_a_body_that_ends_with_the_connection_is_rechunked(stage: Stage) -> None:
-    """S49: the client's connection can be kept, and the client can tell a whole body from a cut one."""
-    stage.serve(after_request(b"HTTP/1.1 200 OK\r\n\r\nabc", b"def"))
-    client = stage.client()
-    for _ in range(2):
-        client.send(request())
-        answer = client.read_response()
-        assert answer.chunked
-        assert answer.body == b"abcdef"
 
 
 def _read_1_0(client: Wire) -> tuple[bytes, bytes]:
@@ -208,65 +173,6 @@ def test_connection_close_of_the_backend_ends_its_side_only(stage: Stage) -> Non
         client.send(request())
         assert client.read_response().get("connection") is None
     assert len(backend.visits) == 3
-
-
-def test_100_continue_comes_from_the_backend_before_the_body_goes(stage: Stage) -> None:
-    """S38: only the backend knows whether it wants the body."""
-
-    def script(visit: Visit) -> None:
-        head = visit.read_head()
-        assert head.get("expect") == b"100-continue"
-        assert not visit.buffer
-        visit.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        visit.send(response(visit.read_exactly(5)))
-
-    stage.serve(script)
-    client = stage.client()
-    client.send(request("/", "Expect: 100-continue", "Content-Length: 5", method="POST"))
-    assert client.read_response(interim=True).status == 100
-    client.send(b"abcde")
-    assert client.read_response().body == b"abcde"
-
-
-def test_a_final_answer_instead_of_100_continue_ends_both_connections(stage: Stage) -> None:
-    """S39: whether the body still comes is open, so nothing behind it can be read with certainty."""
-
-    def script(visit: Visit) -> None:
-        visit.read_head()
-        visit.send(response(b"no", status="417 Expectation Failed"))
-        visit.backend.going.wait(30)
-
-    backend = stage.serve(script)
-    client = stage.client()
-    client.send(request("/", "Expect: 100-continue", "Content-Length: 5", method="POST"))
-    answer = client.read_response()
-    assert (answer.status, answer.get("connection")) == (417, b"close")
-    assert client.at_end()
-    wait_for(lambda: len(backend.visits) == 1, "one visit")
-    assert stage.ask(request()).status == 417  # on a connection of its own
-    assert len(backend.visits) == 2
-
-
-def test_early_hints_reach_a_1_1_client_and_spare_a_1_0_one(stage: Stage) -> None:
-    """S40 and RFC 9110 section 15.2."""
-    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
-    stage.serve(answering(hints + hints + response(b"ok")))
-    client = stage.client()
-    client.send(request())
-    assert client.read_response(interim=True).get("link") == b"</a.css>"
-    assert client.read_response(interim=True).status == 103
-    assert client.read_response().body == b"ok"
-    old = stage.client()
-    old.send(b"GET / HTTP/1.0\r\n\r\n")
-    assert old.read_until(b"\r\n").startswith(b"HTTP/1.1 200")
-
-
-def test_a_100_nobody_asked_for_is_not_relayed(stage: Stage) -> None:
-    """A client that did not send Expect may take it for the final answer."""
-    stage.serve(answering(b"HTTP/1.1 100 Continue\r\n\r\n" + response(b"ok")))
-    client = stage.client()
-    client.send(request())
-    assert client.read_response(interim=True).status == 200
 
 
 def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
@@ -336,16 +242,6 @@ def test_empty_lines_before_a_request_are_skipped(stage: Stage) -> None:
         assert client.read_response().body == b"/b"
         client.send_pieces(b"\r\n\r\n\r\n" + request("/c"), step)
         assert client.read_response().status == 400
-
-
-def test_options_asterisk_is_answered_by_the_proxy(stage: Stage) -> None:
-    """S30: it asks about the server it is connected to, and that is us."""
-    backend = stage.serve()
-    client = stage.client()
-    client.send(request("*", method="OPTIONS") + request("/x"))
-    assert client.read_response().status == 204
-    assert client.read_response().body == b"/x"
-    assert len(backend.requests) == 1
 
 
 def test_a_connection_is_closed_after_its_allotted_requests(stage: Stage) -> None:

@@ -173,7 +173,11 @@ def test_a_fresh_connection_that_ends_without_an_answer(stage: Stage, kind: str,
     assert sum(one.touched for one in bad) == attempts
 
 
-@pytest.mark.parametrize("end", [resetting(b"H"), after_request(b"HTTP/1.1 200 OK\r\nX")], ids=["rst", "fin"])
+@pytest.mark.parametrize(
+    "end",
+    [resetting(b"H"), after_request(b"HTTP/1.1 200 OK\r\nX"), after_request(b"HTTP/1.1 103 Early\r\n\r\n")],
+    ids=["rst", "fin", "103"],
+)
 @pytest.mark.parametrize("kind", ALL)
 def test_after_one_byte_of_an_answer_nothing_is_retried(stage: Stage, kind: str, end: Script) -> None:
     """The backend has begun to answer, so it has acted."""
