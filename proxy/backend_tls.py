@@ -146,7 +146,7 @@ def in_words(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         kind = "expired" if exc.verify_code == _EXPIRED else "untrusted"
         return f"{kind}: {exc.verify_message}"
-    if isinstance(exc, ssl.SSLError):
+    if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
         return f"handshake: {reason_of(exc)}"
     if isinstance(exc, TimeoutError):
         return "handshake: not finished in time"
@@ -155,7 +155,7 @@ def in_words(exc: BaseException) -> str:
 
 def reason_of(exc: ssl.SSLError) -> str:
     """Return what OpenSSL calls the mistake: "wrong version number", "tlsv13 alert certificate required"."""
-    return (exc.reason or "protocol error").replace("_", " ").lower()
+    return (getattr(exc, "reason", None) or "protocol error").replace("_", " ").lower()
 
 
 @dataclass(slots=True)

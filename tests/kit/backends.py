@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from tests.kit.wire import Message, Truncated, Wire, response
+from tests.kit.wire import TIMEOUT_S, Message, Truncated, Wire, response
 
 Script = Callable[["Visit"], None]
 
@@ -112,7 +112,7 @@ class ScriptedBackend:
     def _run(self, visit: Visit) -> None:
         try:
             if self._tls is not None:
-                visit.sock = self._tls.wrap_socket(visit.sock, server_side=True)
+                shake_hands(visit, self._tls)
             self.script(visit)
         except (OSError, Truncated):
             pass  # the proxy has closed, or `close` did: the usual end of a keep-alive loop
@@ -120,6 +120,21 @@ class ScriptedBackend:
             self.failures.append(exc)
         finally:
             visit.close()
+
+
+def shake_hands(visit: Visit, context: ssl.SSLContext) -> None:
+    """Begin TLS on *visit*; if that fails, end so that the other side can read the alert, and raise."""
+    sock = context.wrap_socket(visit.sock, server_side=True, do_handshake_on_connect=False)
+    visit.sock = sock
+    try:
+        sock.do_handshake()
+    except ssl.SSLError:
+        visit.sock = socket.socket(fileno=sock.detach())
+        visit.sock.settimeout(TIMEOUT_S)
+        visit.sock.shutdown(socket.SHUT_WR)
+        while visit.sock.recv(65_536):
+            pass
+        raise
 
 
 def answering(make: Callable[[Message], bytes] | bytes | None = None) -> Script:

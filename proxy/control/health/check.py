@@ -151,12 +151,5 @@ def _in_words(exc: OSError) -> str:
 
 def _tls_error(exc: BaseException) -> ssl.SSLError | None:
     """Return what went wrong with TLS if that is what *exc* is about: aiohttp wraps it up in several ways."""
-    for found in (
-        exc,
-        getattr(exc, "certificate_error", None),
-        getattr(exc, "os_error", None),
-        exc.__cause__,
-    ):
-        if isinstance(found, ssl.SSLError):
-            return found
-    return None
+    inner = (getattr(exc, "certificate_error", None), getattr(exc, "os_error", None), exc.__cause__, exc)
+    return next((found for found in inner if isinstance(found, ssl.SSLError)), None)

@@ -30,8 +30,8 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     """
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
-        # In a turn of the poller the backends' events are behind us.
-        if not state.poller.serving and readable(connection.fileno):
+        # In a turn of the poller the backends' events are behind us; those over TLS are the loop's.
+        if (not state.poller.serving or backend.tls is not None) and readable(connection.fileno):
             state.head[sb.UPSTREAM_CLOSED] += 1
             connection.abort()
             continue

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from discovery.ecs import shapes
 from discovery.ecs.labels import Labels, known_labels, read_labels
-from discovery.model import HealthCheck
+from discovery.model import HealthCheck, Tls
 from tests.kit import ecs_json as ecs
 
 DEFAULT = HealthCheck(path="/up", interval_s=5.0, timeout_s=2.0)
+FILES = Tls(ca="/ca.pem", cert="/cert.pem", key="/key.pem")
 PORTS = ({"containerPort": 8080, "name": "http"}, {"containerPort": 9000, "name": "admin"})
 
 
@@ -24,7 +26,7 @@ def read(
 ) -> Labels:
     app = ecs.container_definition("app", *ports, dockerLabels=labels)
     definition = shapes.task_definition(ecs.definition("web:42", app, *more))
-    return read_labels(definition, ecs_service, domain=domain, default_health=DEFAULT)
+    return read_labels(definition, ecs_service, domain=domain, default_health=DEFAULT, default_tls=FILES)
 
 
 def test_host_alone_is_enough() -> None:
@@ -94,6 +96,33 @@ def test_each_container_may_have_its_own_route() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("labels", "tls"),
+    [
+        ({}, None),
+        ({"tls": "off"}, None),
+        ({"tls": "Verify", "tls.name": "Pay.Internal"}, replace(FILES, name="pay.internal")),
+        ({"tls": "insecure"}, replace(FILES, verify=False, ca="")),
+        ({"tls": "insecure", "tls.name": "a.io"}, replace(FILES, verify=False, ca="", name="a.io")),
+    ],
+)
+def test_tls_is_asked_for_by_label_with_the_files_of_the_config(
+    labels: dict[str, str], tls: Tls | None
+) -> None:
+    said = {f"anyport.{label}": value for label, value in labels.items()}
+    (route,) = read({"anyport.host": "a.io", **said}).routes
+    assert route.service.tls == tls
+
+
+def test_verification_without_a_name_is_reported_where_the_name_is_missing() -> None:
+    labels = read({"anyport.host": "a.io", "anyport.route.x.tls": "verify", "anyport.route.x.host": "b.io"})
+
+    assert [route.service.name for route in labels.routes] == ["web"]
+    (problem,) = labels.problems
+    assert problem.where == "task-definition/web:42, container app, label anyport.route.x.tls.name"
+    assert 'is needed with anyport.tls = "verify"' in problem.what
+
+
 def test_enable_alone_takes_every_default() -> None:
     (route,) = read({"anyport.enable": "yes"}, domain="example.com").routes
 
@@ -135,6 +164,10 @@ def test_interval_shorter_than_the_default_timeout_shortens_it() -> None:
         ("port", "htp", "did you mean 'http'?"),
         ("service", "a/b", "not a service name"),
         ("enable", "maybe", 'neither "true" nor "false"'),
+        ("tls", "true", 'write "verify", "insecure" or "off"'),
+        ("tls.name", "a.io", "says nothing without anyport.tls"),
+        ("tls.name", "*.a.io", "is a pattern"),
+        ("tls.ca", "/etc/shadow", "is not a label of anyport"),
         ("health.kind", "grpc", '"http", "tcp" or "none"'),
         ("health.interval", "soon", "not a duration"),
         ("health.interval", "0", "not a duration"),
