@@ -97,13 +97,13 @@ def _take(decoder: Decoder, held: Table, fd: int) -> Steps[None]:
 def _timed(steps: Steps[None]) -> list[float]:
     taken_ms: list[float] = []
     while True:
-        begun_s = time.perf_counter()
+        begun_s = time.thread_time()  # of the CPU: nobody else is in it
         try:
             next(steps)
         except StopIteration:
             return taken_ms
         finally:
-            taken_ms.append((time.perf_counter() - begun_s) * 1000)
+            taken_ms.append((time.thread_time() - begun_s) * 1000)
 
 
 def _outside(bench: Bench, pair: Sequence[TableSnapshot]) -> Sample:
