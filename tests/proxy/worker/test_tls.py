@@ -21,7 +21,8 @@ import pytest
 
 from proxy.link import scoreboard as sb
 from proxy.settings import Certificate, ListenerSettings, Timeouts, WorkerSettings
-from proxy.worker.tls import ListenerTls, server_context
+from proxy.steps import finish
+from proxy.worker.tls import ListenersTls, ListenerTls, server_context
 from proxy.worker.tls_connection import TlsConnection
 from tests.kit.backends import Script, ScriptedBackend, Visit, after_request, answering, resetting
 from tests.kit.certificates import Authority, names_of
@@ -175,7 +176,7 @@ def old_client(authority: Authority) -> ssl.SSLContext:
 
 def weak_client(authority: Authority) -> ssl.SSLContext:
     context = authority.client(maximum_version=ssl.TLSVersion.TLSv1_2)
-    context.set_ciphers("AES128-GCM-SHA256")  # no forward secrecy
+    context.set_ciphers("ECDHE+AES:!AESGCM:!AESCCM")  # CBC: encrypted and authenticated apart
     return context
 
 
@@ -231,7 +232,7 @@ def test_sessions_are_resumed_even_after_a_new_certificate(scene: Scene, version
 
 
 @pytest.mark.parametrize(
-    "junk", [request(), b"\x00" * 600, b"SSH-2.0-OpenSSH_9.2\r\n", bytes(range(256)) * 3]
+    "junk", [request(), b"\x00" * 600, b"SSH-2.0-OpenSSH_9.2\r\n", bytes(range(256)) * 3, b"x" * 400_000]
 )
 def test_what_is_not_tls_is_closed_cleanly_and_counted(scene: Scene, junk: bytes) -> None:
     scene.route(tls=(scene.authority.issue("w", "web.test"),))
@@ -672,3 +673,70 @@ def test_an_ended_connection_leaves_no_circle_behind(tmp_path: Path) -> None:
         assert made[0]() is None
     finally:
         gc.enable()
+
+
+class Timers:
+    """A loop that keeps what is to be called later."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def call_later(self, _delay_s: float, call: Any, *args: Any) -> Any:
+        timer = Timer(self, lambda: call(*args))
+        self.waiting.append(timer)
+        return timer
+
+
+class Timer:
+    def __init__(self, timers: Timers, call: Any) -> None:
+        self._timers = timers
+        self._call = call
+
+    def cancel(self) -> None:
+        self._timers.waiting.remove(self)
+
+    def fire(self) -> None:
+        self.cancel()
+        self._call()
+
+
+def test_what_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
+    authority, timers = Authority(tmp_path), Timers()
+    head = memoryview(bytearray(8 * 64)).cast("q")
+    certificates = ListenersTls(timers, head)  # type: ignore[arg-type]
+    pair = authority.issue("w", "web.test")
+    Path(pair.key).rename(tmp_path / "away")
+
+    finish(certificates.follow([ListenerSettings(tls=(pair,))]))
+    assert certificates.get(0).find("web.test") is None
+    timers.waiting[0].fire()
+    assert certificates.get(0).find("web.test") is None
+    assert head[sb.CERTIFICATES_REJECTED] == 2
+
+    (tmp_path / "away").rename(pair.key)
+    timers.waiting[0].fire()
+    assert certificates.get(0).find("web.test") is not None
+    assert timers.waiting == []
+
+
+def test_a_newer_table_ends_the_retries_of_the_older(tmp_path: Path) -> None:
+    timers = Timers()
+    certificates = ListenersTls(timers, memoryview(bytearray(8 * 64)).cast("q"))  # type: ignore[arg-type]
+    finish(certificates.follow([ListenerSettings(tls=(Certificate(cert="/no", key="/no"),))]))
+    assert len(timers.waiting) == 1
+
+    finish(certificates.follow([ListenerSettings()]))
+    assert timers.waiting == []
+
+
+def test_a_pair_is_loaded_once_for_all_listeners_and_not_again_for_the_same_content(tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("w", "web.test")
+    certificates = ListenersTls(Timers(), memoryview(bytearray(8 * 64)).cast("q"))  # type: ignore[arg-type]
+    listeners = [ListenerSettings(tls=(pair,)), ListenerSettings(tls=(pair,))]
+    finish(certificates.follow(listeners))
+    context = certificates.get(0).find(None)
+    Path(pair.key).unlink()
+
+    finish(certificates.follow(listeners))
+
+    assert certificates.get(0).find(None) is context is certificates.get(1).find(None)
