@@ -231,10 +231,21 @@ class Silent:
         self._listener.close()
 
 
+# What these say, they say after the first words of the handshake: earlier, and they have refused to connect.
+
+
 def resetting(visit: Visit) -> None:
-    """End with RST after the first words of the handshake."""
     visit.more()
     visit.reset()
+
+
+def ending(visit: Visit) -> None:
+    visit.more()
+
+
+def speaking_plain(visit: Visit) -> None:
+    visit.more()
+    visit.send(response())
 
 
 def test_a_handshake_that_fails_is_tls_failed_and_nothing_was_delivered(
@@ -249,9 +260,9 @@ def test_a_handshake_that_fails_is_tls_failed_and_nothing_was_delivered(
         (trusting, answering(), serving(expired(authority, NAME)), "expired: "),
         (trusting, answering(), serving(leaf, version=V12, clients_of=authority), "handshake: "),
         (trusting, answering(), None, "handshake: "),  # plain, and it waits for a request
-        (trusting, lambda visit: visit.send(response()), None, "handshake: wrong version number"),
+        (trusting, speaking_plain, None, "handshake: wrong version number"),
         (trusting, resetting, None, "handshake: the connection was closed"),
-        (trusting, lambda _visit: None, None, "handshake: the connection was closed"),
+        (trusting, ending, None, "handshake: the connection was closed"),
         (BackendTls(ca=str(tmp_path / "no.pem"), name=NAME), answering(), serving(leaf), "handshake: the f"),
     ]
     with WorkerProcess() as worker:
