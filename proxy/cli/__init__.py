@@ -84,7 +84,10 @@ def anyport() -> None:
 @anyport.command()
 @_config_option
 def run(config_file: str | None) -> int:
-    """Run the proxy until SIGTERM or Ctrl-C. SIGHUP reloads the configuration."""
+    """Run the proxy until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
+
+    Where `handoff` is set and an anyport runs there already, this one takes its ports over without a gap.
+    """
     path = config_path(config_file, os.environ)
     config = _load(path)
     from proxy import app

@@ -94,18 +94,27 @@ def test_sigterm_to_a_successor_that_is_not_ready_leaves_the_sockets_alone(
 ) -> None:
     """It must not stop handshakes on sockets that are still another's."""
     (tmp_path / "sitecustomize.py").write_text(
-        'import sys, time\nif "proxy.worker" in sys.orig_argv:\n    time.sleep(60)\n'
+        'import sys, time\nif "proxy.control" in sys.orig_argv:\n    time.sleep(60)\n'
     )
     environ = {"ANYPORT_HANDOFF": str(tmp_path / "handoff")}
     with Anyport(tmp_path, _config(hello), workers=1, environ=environ) as running:
         running.wait_ready()
         with running.successor("slow", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}") as slow:
-            wait_for(lambda: "taking over" in slow.log, "it has begun", 30)
-            wait_for(lambda: "worker 0" in slow.children(), "its worker starts", 30)
+            wait_for(lambda: _hears(slow.children().get("worker 0", 0), signal.SIGUSR2), "a worker", 30)
             slow.process.send_signal(signal.SIGTERM)
             assert slow.process.wait(30) == 0
         assert _ask(running.port) == b"hello"
         assert running.ready()
+
+
+def _hears(pid: int, number: signal.Signals) -> bool:
+    """Return whether the process has a handler for the signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_a_predecessor_that_dies_halfway_is_succeeded(tmp_path: Path, hello: int) -> None:
