@@ -223,7 +223,8 @@ class _End(asyncio.Protocol):
             return False
         if self._other.transport.can_write_eof() and not self._other.transport.is_closing():
             self._other.transport.write_eof()
-        return True  # the other direction may still have something to say
+        # The other direction may still have something to say, but over TLS to a backend both end at once.
+        return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

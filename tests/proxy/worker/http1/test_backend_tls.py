@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import socket
@@ -197,6 +199,41 @@ def test_websockets_pass_over_tls_to_an_independent_server(
         server.shutdown()
         thread.join(5)
     no_bug(stage)
+
+
+def echoing_until_bye(visit: Visit) -> None:
+    """Accept a WebSocket, echo the bytes that follow, and end TLS properly after "bye"."""
+    key = visit.read_request().get("sec-websocket-key")
+    assert key is not None
+    guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key + guid, usedforsecurity=False).digest())
+    visit.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+    visit.send(b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept)
+    visit.read_until(b"bye")
+    visit.send(b"x" * 300_000 + b"bye")
+    saying(visit).unwrap()
+
+
+def test_a_tunnel_that_the_backend_ends_is_whole_and_ends(
+    authority: trustme.CA, leaf: trustme.LeafCert, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tls = marked(BackendTls(name=NAME, ca=authority_file(tmp_path, authority)))
+    with WorkerProcess() as worker, staged(worker, 1) as stage:
+        route(stage, tls, stage.backend(echoing_until_bye, tls=serving(leaf)))
+        client = stage.client()
+        client.send(
+            request(
+                "/ws", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            ) + b"bye"
+        )  # fmt: skip
+        assert client.read_response().status == 101
+        assert client.read_to_end() == b"x" * 300_000 + b"bye"
+        wait_for(lambda: stage.cell(sb.TUNNELS) == 0, "the tunnel is over")
+        wait_for(lambda: worker.head(sb.UPSTREAMS) == 0, "nothing is left open")
+        assert worker.failures("internal", 0) == 0
+        assert worker.stop() == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("version", [V12, V13])
