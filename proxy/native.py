@@ -14,7 +14,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-MODULES: Final = ("proxy.worker.http1.head", "proxy.worker.sockets")
+MODULES: Final = (
+    "proxy.link.cells",
+    "proxy.policy.backends",
+    "proxy.policy.balancing",
+    "proxy.worker.http1.downstream",
+    "proxy.worker.http1.exchange",
+    "proxy.worker.http1.head",
+    "proxy.worker.http1.pool",
+    "proxy.worker.http1.upstream",
+    "proxy.worker.record",
+    "proxy.worker.sockets",
+    "proxy.worker.state",
+)
 
 
 def kind() -> str:

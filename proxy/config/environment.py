@@ -18,7 +18,9 @@ from proxy.config.positions import Path
 
 PREFIX: Final = "ANYPORT_"
 PEM: Final = "-----BEGIN"  # somebody has written a key where its file should be named
-RESERVED: Final = frozenset({"ANYPORT_CONFIG", "ANYPORT_PURE_PYTHON", "ANYPORT_REQUIRE_ALL"})  # not keys of the file
+RESERVED: Final = frozenset(
+    {"ANYPORT_CONFIG", "ANYPORT_PURE_PYTHON", "ANYPORT_REQUIRE_ALL"}
+)  # not keys of the file
 
 
 def overlay(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Path, str], list[Issue]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from discovery.model import BackendKey
+from proxy.link.cells import Cells
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.routing import Router, compile_routes, compiled
 from proxy.settings import BackendTls
@@ -24,14 +25,14 @@ class Backend:
     """
 
     __slots__ = (
-        "address", "host", "idle", "in_flight", "place", "port", "removed", "row", "service",
-        "suspect_until_s", "tls",
+        "address", "answers", "host", "idle", "in_flight", "place", "port", "ready", "removed", "row",
+        "service", "suspect_until_s", "tls",
     )  # fmt: skip
 
     def __init__(self, row: BackendRow, service: Service, tls: BackendTls | None = None) -> None:
         self.place: _Place = (row.service, row.task_arn, row.container, row.container_port)
         self.service = service
-        self.row = row
+        self.follow(row)
         self.host = row.host
         self.port = row.port
         self.address = f"[{row.host}]:{row.port}" if ":" in row.host else f"{row.host}:{row.port}"
@@ -45,14 +46,11 @@ class Backend:
     def key(self) -> BackendKey:
         return BackendKey(*self.place[1:])
 
-    @property
-    def ready(self) -> bool:
-        return self.answers and not self.row.draining
-
-    @property
-    def answers(self) -> bool:
-        """Healthy and nobody else's: may serve, if need be while it drains."""
-        return self.row.healthy and not self.row.suspended
+    def follow(self, row: BackendRow) -> None:
+        """Be as *row* says."""
+        self.row = row
+        self.answers = row.healthy and not row.suspended
+        self.ready = self.answers and not row.draining
 
     def __repr__(self) -> str:
         state = "ready" if self.ready else self.row.reason or "not ready"
@@ -64,7 +62,7 @@ class Service:
 
     __slots__ = ("answering", "backends", "counters", "eligible", "name", "retries", "slot")
 
-    def __init__(self, name: str, slot: int, counters: memoryview[int]) -> None:
+    def __init__(self, name: str, slot: int, counters: Cells) -> None:
         self.name = name
         self.slot = slot
         self.counters = counters  # this worker's block of the scoreboard
@@ -113,7 +111,7 @@ class RetryBudget:
 class Table:
     """All services and backends of this worker. `apply` swaps in the next snapshot."""
 
-    def __init__(self, counters_of: Callable[[int], memoryview[int]]) -> None:
+    def __init__(self, counters_of: Callable[[int], Cells]) -> None:
         self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
         self._rows: tuple[ServiceRow, ...] = ()
         self._services: dict[str, Service] = {}
@@ -180,7 +178,7 @@ class Table:
             backend.removed = True
         for index, (backend, row) in enumerate(changed):
             changed[index] = (backend, backend.row)  # kept until it is freed below, in steps
-            backend.row = row
+            backend.follow(row)
         self._services, self._backends = services, backends
         self.router, self._rows = router, snapshot.services
         self.revision, self.loaded = snapshot.revision, snapshot.loaded

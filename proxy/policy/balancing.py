@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from proxy.policy.backends import Backend
 
 
-def pick(ready: Sequence[Backend], now_s: float, random: Callable[[], float]) -> Backend:
+def pick(ready: tuple[Backend, ...], now_s: float, random: Callable[[], float]) -> Backend:
     """Return the less loaded of two random backends of *ready*, which is not empty.
 
     Power of two choices: O(1), and no herd on a new or a fast-failing task. A backend that has just
@@ -41,4 +41,4 @@ def pick_another(
         return None
     instances = {b.row.instance for b in tried if b.row.instance}
     elsewhere = [b for b in choice if b.row.instance not in instances]
-    return pick(elsewhere or choice, now_s, random)
+    return pick(tuple(elsewhere or choice), now_s, random)

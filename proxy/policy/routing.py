@@ -50,7 +50,7 @@ class _Paths(Generic[T]):
 class Router(Generic[T]):
     """Compiled rules. Look-ups are dict hits, however many services there are."""
 
-    __slots__ = ("_any", "_cache", "_exact", "_suffixes")
+    __slots__ = ("_any", "_cache", "_exact", "_suffixes", "sure")
 
     def __init__(
         self, exact: dict[bytes, _Paths[T]], suffixes: dict[bytes, _Paths[T]], any_host: _Paths[T] | None
@@ -59,6 +59,7 @@ class Router(Generic[T]):
         self._suffixes = suffixes
         self._any = any_host
         self._cache: dict[bytes, tuple[_Paths[T], ...]] = {}
+        self.sure: dict[bytes, T] = {}  # what `find` says for these hosts, whatever the path
 
     def find(self, host: bytes, path: bytes) -> T | None:
         """Return the service for *path* on *host* (as the client wrote it), or None.
@@ -70,7 +71,10 @@ class Router(Generic[T]):
             candidates = self._candidates(host)
             if len(self._cache) >= _CACHED_HOSTS_MAX:
                 self._cache.clear()
+                self.sure.clear()
             self._cache[host] = candidates
+            if candidates and candidates[0].only is not None:
+                self.sure[host] = candidates[0].only
         for paths in candidates:
             found = paths.only if paths.only is not None else paths.find_safely(path)
             if found is not None:

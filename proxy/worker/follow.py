@@ -80,7 +80,7 @@ class Follower:
         if snapshot.revision <= state.table.revision:
             return
         yield from state.client_tls.follow(snapshot.settings.listeners)
-        state.settings = snapshot.settings
+        state.use(snapshot.settings)
         for row in snapshot.services:
             if row.tls is not None:
                 yield from state.backend_tls.load(row.tls)  # files are read here, never for a request

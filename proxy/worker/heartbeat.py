@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.link import scoreboard as sb
+from proxy.link.cells import Cells
 from proxy.settings import Timeouts
 
 _WINDOW_S: Final = 15.0  # the longest stall is that of this window or the one before: no scrape misses it
@@ -13,7 +14,7 @@ _WINDOW_S: Final = 15.0  # the longest stall is that of this window or the one b
 class Heartbeat:
     """Beats once a tick into the *head* of the worker's row; the first at *now_s* (monotonic)."""
 
-    def __init__(self, head: memoryview[int], now_s: float) -> None:
+    def __init__(self, head: Cells, now_s: float) -> None:
         self._head = head
         self._window_since_s = now_s
         self._longest_us = 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from bisect import bisect_left
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import errors
@@ -22,33 +22,39 @@ _METHOD_CELL: Final = {
     method.encode(): sb.REQUESTS + index * _CLASSES for index, method in enumerate(sb.METHODS)
 }
 _OTHER_CELL: Final = _METHOD_CELL[b"OTHER"]
+_DURATION: Final = sb.DURATION
+_BUCKETS_US: Final = sb.BUCKETS_US
+_FIRST_BUCKET_US: Final = sb.BUCKETS_US[0]
 _TEXT_MAX: Final = 1024  # characters of a field that a client chooses
 _TRACE_MAX: Final = 8192
 
 
 def record(state: WorkerState, exchange: Exchange) -> None:
     """Count *exchange* and log it as the settings say. Called once, when its last byte is out."""
-    elapsed_s = time.perf_counter() - exchange.started_s
+    elapsed_s = perf_counter() - exchange.started_s
     service = exchange.service
     cells = state.no_service if service is None else service.counters
     error, status = exchange.error, exchange.status
-    cells[_METHOD_CELL.get(exchange.head.method, _OTHER_CELL) + status // 100] += 1
-    if status != 101:  # how long a tunnel stayed open says nothing about latency
+    cell = _METHOD_CELL.get(exchange.head.method, _OTHER_CELL) + status // 100
+    if status != 101:
         elapsed_us = int(elapsed_s * 1e6)
-        cells[sb.DURATION + bisect_left(sb.BUCKETS_US, elapsed_us)] += 1
-        cells[sb.DURATION_SUM_US] += elapsed_us
-    cells[sb.REQUEST_BYTES] += exchange.rx_bytes
-    cells[sb.RESPONSE_BYTES] += exchange.tx_bytes
+        bucket = (
+            _DURATION if elapsed_us <= _FIRST_BUCKET_US else _DURATION + bisect_left(_BUCKETS_US, elapsed_us)
+        )
+        cells.finish(cell, bucket, elapsed_us, exchange.rx_bytes, exchange.tx_bytes)
+    else:  # how long a tunnel stayed open says nothing about latency
+        cells.add(cell, 1)
+        cells.add(sb.REQUEST_BYTES, exchange.rx_bytes)
+        cells.add(sb.RESPONSE_BYTES, exchange.tx_bytes)
     if error is not None:
-        cells[sb.FAILURES + error.slot] += 1
-    wanted = state.settings.access_log.requests
-    if wanted == "all" or (wanted == "errors" and (error is not None or status >= 500)):
+        cells.add(sb.FAILURES + error.slot, 1)
+    if state.hot.logs_all or (state.hot.logs_errors and (error is not None or status >= 500)):
         state.log.add(_line(exchange, elapsed_s))
 
 
 def record_own(state: WorkerState, head: RequestHead, status: int) -> None:
     """Count and log a request that asked about anyport itself and was answered here."""
-    state.no_service[_METHOD_CELL.get(head.method, _OTHER_CELL) + status // 100] += 1
+    state.no_service.add(_METHOD_CELL.get(head.method, _OTHER_CELL) + status // 100, 1)
     if state.settings.access_log.requests == "all":
         state.log.add(
             {
@@ -65,8 +71,8 @@ def record_own(state: WorkerState, head: RequestHead, status: int) -> None:
 
 def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id: bytes, detail: str) -> None:
     """Count and log a request that was refused before it could become an exchange."""
-    state.no_service[_OTHER_CELL + status // 100] += 1
-    state.no_service[sb.FAILURES + error.slot] += 1
+    state.no_service.add(_OTHER_CELL + status // 100, 1)
+    state.no_service.add(sb.FAILURES + error.slot, 1)
     if state.settings.access_log.requests != "off":
         state.log.add(
             {
@@ -81,7 +87,7 @@ def record_refusal(state: WorkerState, error: ErrorCode, status: int, request_id
 
 def record_bug(state: WorkerState, bug: BaseException) -> None:
     """Count and log a mistake of ours, with where it happened. The worker goes on."""
-    state.no_service[sb.FAILURES + errors.INTERNAL.slot] += 1
+    state.no_service.add(sb.FAILURES + errors.INTERNAL.slot, 1)
     trace = "".join(traceback.format_exception(bug))
     state.log.add({"time": now(), "error": str(errors.INTERNAL), "trace": trace[-_TRACE_MAX:]})
 

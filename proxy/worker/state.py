@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import resource
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
+from random import random as system_random
 from typing import Final, Protocol, cast
 
 from proxy import errors
 from proxy.backend_tls import Contexts
 from proxy.link import scoreboard as sb
+from proxy.link.cells import Cells
 from proxy.link.reports import Refused
 from proxy.link.scoreboard import Scoreboard
 from proxy.policy.backends import Table
@@ -48,12 +49,38 @@ class Watched(Protocol):
     def abort(self) -> None: ...
 
 
+class HotSettings:
+    """What every request asks the settings for, without the detour through their sections."""
+
+    __slots__ = (
+        "client_idle_s", "idle_connections_per_backend", "logs_all", "logs_errors", "request_body_s",
+        "request_head_bytes", "requests_per_connection", "requests_per_upstream_connection",
+        "response_head_bytes", "response_head_s", "response_idle_s", "upstream_idle_s",
+    )  # fmt: skip
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        timeouts, limits, logged = settings.timeouts, settings.limits, settings.access_log.requests
+        self.client_idle_s = timeouts.client_idle_s
+        self.request_body_s = timeouts.request_body_s
+        self.response_head_s = timeouts.response_head_s
+        self.response_idle_s = timeouts.response_idle_s
+        self.upstream_idle_s = timeouts.upstream_idle_s
+        self.request_head_bytes = limits.request_head_bytes
+        self.response_head_bytes = limits.response_head_bytes
+        self.requests_per_connection = limits.requests_per_connection
+        self.requests_per_upstream_connection = limits.requests_per_upstream_connection
+        self.idle_connections_per_backend = limits.idle_connections_per_backend
+        self.logs_all = logged == "all"
+        self.logs_errors = logged != "off"
+
+
+# HOT PATH, compiled: `state.pxd` gives the types.
 class WorkerState:
     """One per process; handed to every connection. Nothing here blocks."""
 
     __slots__ = (
         "_heartbeat", "_id_counter", "_id_prefix", "backend_tls", "client_tls", "clients",
-        "clients_share", "draining", "head", "log", "loop", "no_service", "now_s", "poller", "random",
+        "clients_share", "draining", "head", "hot", "log", "loop", "no_service", "now_s", "poller", "random",
         "report", "settings", "table", "tasks", "watched",
     )  # fmt: skip
 
@@ -66,17 +93,17 @@ class WorkerState:
         row: int,
         log: AccessLogWriter,
         report: Callable[[Refused], None],
-        random: Callable[[], float] = random.random,
+        random: Callable[[], float] = system_random,
     ) -> None:
         self.loop = loop
         self.poller = Poller(loop)
         self.tasks = tasks  # owns the dials, the only tasks of the data plane
-        self.head = board.head(row)
+        self.head = Cells(board.head(row))
         # Begun once: a service that leaves and comes back finds the requests that are still under way.
-        block = cache(partial(board.begin_block, row))
+        block = cache(lambda slot: Cells(board.begin_block(row, slot)))
         self.no_service = block(sb.NO_SERVICE)
         self.table = Table(block)
-        self.settings = WorkerSettings()
+        self.use(WorkerSettings())
         self.log = log
         self.client_tls = ListenersTls(loop, self.head)
         self.backend_tls = Contexts(
@@ -93,6 +120,11 @@ class WorkerState:
         # A request id is unique per worker start and request; it is not a secret.
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_counter = 0
+
+    def use(self, settings: WorkerSettings) -> None:
+        """Work by *settings* from now on."""
+        self.settings = settings
+        self.hot = HotSettings(settings)
 
     def next_request_id(self) -> bytes:
         self._id_counter += 1
@@ -115,7 +147,7 @@ class WorkerState:
 
     def count_shed(self) -> None:
         """Count a connection that was turned away. Not a line in the log for each: they come in floods."""
-        self.no_service[sb.FAILURES + errors.SHED.slot] += 1
+        self.no_service.add(sb.FAILURES + errors.SHED.slot, 1)
 
     def tick(self) -> None:
         """Move the coarse clock on and call what is overdue. One scan, no timer object per connection."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy.link import scoreboard as sb
+from proxy.link.cells import Cells
 from proxy.settings import Certificate, ListenerSettings
 from proxy.steps import Steps
 
@@ -75,7 +76,7 @@ class ListenersTls:
     """The certificates of all listeners of one worker. Files are read when a snapshot names them, never for
     a connection; what cannot be read is counted, tried again, and until then the old one serves."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, head: memoryview[int]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, head: Cells) -> None:
         self._loop = loop
         self._head = head
         # By the names of the two files: the fingerprint of what was in them, and the context.

@@ -31,12 +31,12 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
 # HOT PATH. One object per connection; an exchange per request.
-class ClientConnection(asyncio.Protocol):
+class ClientConnection:
     """One connection of a client. Its exchanges run strictly one after the other."""
 
     __slots__ = (
         "_awaits_continue",
-        "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding", "_header", "_left",
+        "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding_end", "_header", "_left",
         "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_scheme",
         "_state", "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
     )  # fmt: skip
@@ -65,14 +65,14 @@ class ClientConnection(asyncio.Protocol):
 
     def request_bytes(self, head: RequestHead, request_id: bytes) -> bytes:
         """Return the head that goes to the backend, assembled from what was validated."""
-        added = self._forwarding
+        added = self._forwarding_end
         if self._trusted:
-            added = forwarding_through(head, self._peer, self._port, self._scheme)
-        if not head.request_id:  # else it is among the lines
-            added += b"X-Request-Id: %b\r\n" % request_id
+            added = forwarding_through(head, self._peer, self._port, self._scheme) + b"\r\n"
         if head.upgrade:
-            added += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
-        return b"%b%b\r\n" % (head.lines, added)
+            added = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (head.upgrade, added)
+        if not head.request_id:  # else it is among the lines
+            added = b"X-Request-Id: %b\r\n%b" % (request_id, added)
+        return head.lines + added
 
     def pause_reading(self) -> None:
         """Take nothing more from the client: whoever reads it is behind."""
@@ -120,7 +120,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         self.resume_reading()
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.client_idle_s
+        self.deadline_s = self._state.now_s + self._state.hot.client_idle_s
         if self._buffer:
             # Not called directly: a pipeline of requests must not become a recursion.
             self._state.loop.call_soon(self._resume)
@@ -225,7 +225,7 @@ class ClientConnection(asyncio.Protocol):
             bool(trusted) and (header is None or header.client is not None) and within(self._peer, trusted)
         )
         self._scheme = b"https" if transport.get_extra_info("ssl_object") is not None else b"http"
-        self._forwarding = forwarding_headers(self._peer, self._port, self._scheme)
+        self._forwarding_end = forwarding_headers(self._peer, self._port, self._scheme) + b"\r\n"
         buffer_bytes = state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
         full = state.full
@@ -237,8 +237,8 @@ class ClientConnection(asyncio.Protocol):
         self._old_at_s = state.now_s + timeouts.client_age_s
         state.watched.add(self)
         state.clients.add(self)
-        state.head[sb.CLIENTS] += 1
-        state.head[sb.CLIENTS_TOTAL] += 1
+        state.head.add(sb.CLIENTS, 1)
+        state.head.add(sb.CLIENTS_TOTAL, 1)
         if full:
             state.count_shed()
             self.write(_SHED)
@@ -293,7 +293,7 @@ class ClientConnection(asyncio.Protocol):
             self._on_body_bytes(data)
         elif phase == _WAIT:
             self._buffer += data  # pipelined, or meant for the far end of an upgrade
-            if len(self._buffer) > self._state.settings.limits.request_head_bytes:
+            if len(self._buffer) > self._state.hot.request_head_bytes:
                 self.pause_reading()
         elif phase == _LINGER:
             self._left -= len(data)
@@ -310,11 +310,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _on_head_bytes(self, data: bytes) -> None:
         state = self._state
-        limits = state.settings.limits
-        if data[:1] == b"\r":
+        if data[0] == 13:  # CR
             data = self._skip_empty_lines(data)
         try:
-            end = find_end(data, self._scanned, limits.request_head_bytes)
+            end = find_end(data, self._scanned, state.hot.request_head_bytes)
             if end < 0:
                 if not self._scanned and data:
                     self.deadline_s = state.now_s + state.settings.timeouts.request_head_s
@@ -322,7 +321,7 @@ class ClientConnection(asyncio.Protocol):
                 if self._eof:  # it will never be whole
                     self._linger()
                 return
-            head = parse_request(data[:end], limits)
+            head = parse_request(data[:end], state.settings.limits)
         except HeadError as exc:
             self._refuse(exc)
             return
@@ -332,7 +331,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline_s = 0.0
         self._requests += 1
         self.keep_alive = (
-            head.keep_alive and not state.draining and self._requests < limits.requests_per_connection
+            head.keep_alive and not state.draining and self._requests < state.hot.requests_per_connection
         )
         if head.target == b"*":
             self._phase = _HEAD
@@ -389,7 +388,7 @@ class ClientConnection(asyncio.Protocol):
         exchange, progress = self._exchange, self._progress
         self._awaits_continue = False
         state = self._state
-        self.deadline_s = state.now_s + state.settings.timeouts.request_body_s
+        self.deadline_s = state.now_s + state.hot.request_body_s
         if exchange is None or progress is None:
             return
         try:
@@ -470,4 +469,4 @@ class ClientConnection(asyncio.Protocol):
         if self in state.clients:
             state.clients.discard(self)
             state.watched.discard(self)
-            state.head[sb.CLIENTS] -= 1
+            state.head.add(sb.CLIENTS, -1)

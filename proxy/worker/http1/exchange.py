@@ -5,7 +5,7 @@ It stands between a `ClientConnection` and an `UpstreamConnection`, which know n
 
 from __future__ import annotations
 
-import time
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from proxy import errors
@@ -50,7 +50,7 @@ class Exchange:
         self._state = state
         self._client = client
         self.head = head
-        self.started_s = time.perf_counter()
+        self.started_s = perf_counter()
         self.request_id = head.request_id or state.next_request_id()
         self.service: Service | None = None
         self.backend: Backend | None = None  # of the last attempt
@@ -77,18 +77,20 @@ class Exchange:
         """Send the request on its way with the *body* bytes that have come with its head."""
         state, head = self._state, self.head
         table = state.table
-        try:
-            service = table.router.find(head.host, head.path)
-        except AmbiguousPath:
-            self._fail(errors.BAD_REQUEST, "the path reads differently once normalised", keep=False)
-            return
+        service = table.router.sure.get(head.host)
+        if service is None:
+            try:
+                service = table.router.find(head.host, head.path)
+            except AmbiguousPath:
+                self._fail(errors.BAD_REQUEST, "the path reads differently once normalised", keep=False)
+                return
         self.request_ended = ended
         self.rx_bytes = len(body)
         if service is None:
             self._fail(errors.UNKNOWN_SERVICE if table.loaded else errors.TABLE_NOT_LOADED)
             return
         self.service = service
-        service.counters[sb.IN_FLIGHT] += 1
+        service.counters.add(sb.IN_FLIGHT, 1)
         service.retries.note_request(state.now_s)
         if not service.eligible:
             self._fail(BY_REASON[why_none(service.backends)])
@@ -230,17 +232,17 @@ class Exchange:
             return
         assert self.service is not None
         self.status = 101
-        self.service.counters[sb.TUNNELS] += 1
+        self.service.counters.add(sb.TUNNELS, 1)
         self._client.write(b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.lines, head.upgrade))
         Tunnel(self._state, self, self._client, connection)
 
     def on_response(self, head: ResponseHead, body: bytes, *, ended: bool) -> None:
         """Send the response head on, with the *body* bytes that came with it, in one write."""
         client, request = self._client, self.head
-        parts = [head.lines]
+        added = b"\r\n"
         if head.length < 0:
             if request.minor:
-                parts.append(b"Transfer-Encoding: chunked\r\n")
+                added = b"Transfer-Encoding: chunked\r\n\r\n"
                 self._mode = _CHUNKS
             else:
                 self._mode = _RAW
@@ -248,18 +250,17 @@ class Exchange:
         if not self.request_ended or request.upgrade or self._state.draining:
             client.keep_alive = False  # what follows a declined upgrade may be no request (reliability S43)
         if not client.keep_alive:
-            parts.append(b"Connection: close\r\n")
+            added = b"Connection: close\r\n" + added
         elif not request.minor:
-            parts.append(b"Connection: keep-alive\r\n")
-        parts.append(b"\r\n")
+            added = b"Connection: keep-alive\r\n" + added
         if body:
-            parts.append(encode_chunk(body) if self._mode == _CHUNKS else body)
+            added += encode_chunk(body) if self._mode == _CHUNKS else body
             self.tx_bytes = len(body)
         if ended and self._mode == _CHUNKS:
-            parts.append(LAST_CHUNK)
+            added += LAST_CHUNK
             self._mode = _AS_IS
         self.status = head.status
-        client.write(b"".join(parts))
+        client.write(head.lines + added)
         if client.full:  # with an earlier response: nobody will say so a second time
             self.on_client_full()
 
@@ -352,7 +353,7 @@ class Exchange:
         ):
             candidate = pick_another(service.answering, self._tried, state.now_s, state.random)
             if candidate is not None:
-                service.counters[sb.RETRIES] += 1
+                service.counters.add(sb.RETRIES, 1)
                 self._try(candidate, connect_left_s)
                 return
         self._fail(error, detail)
@@ -388,7 +389,7 @@ class Exchange:
     def finish_tunnel(self, error: ErrorCode | None, rx_bytes: int, tx_bytes: int) -> None:
         """Account for the tunnel that this exchange has become."""
         assert self.service is not None
-        self.service.counters[sb.TUNNELS] -= 1
+        self.service.counters.add(sb.TUNNELS, -1)
         self.error = error
         self.rx_bytes += rx_bytes
         self.tx_bytes += tx_bytes
@@ -399,5 +400,5 @@ class Exchange:
         self.over = True
         self._leave_backend()
         if self.service is not None:
-            self.service.counters[sb.IN_FLIGHT] -= 1
+            self.service.counters.add(sb.IN_FLIGHT, -1)
         record(self._state, self)

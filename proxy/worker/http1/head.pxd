@@ -5,7 +5,7 @@ cimport cython
 cdef bytes _CLASS, _REQUEST_SHAPES, _RESPONSE_SHAPES
 cdef dict _REQUEST_FIELDS, _RESPONSE_FIELDS, _COMMON_CONNECTION
 cdef frozenset _NOT_SERVED, _METHODS_WITH_BODY, _CONNECTION_OPTIONS, _NOT_NOMINABLE
-cdef int _TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT, _NAME_BYTES_MAX, _LENGTH_DIGITS_MAX
+cdef int _TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT, _ID_BIT, _REQUEST_ID_BYTES_MAX, _NAME_BYTES_MAX, _LENGTH_DIGITS_MAX
 cdef int _HOST_FIELD, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _DROP, _REFUSE
 cdef int _FORWARDED_FOR, _FORWARDED_PROTO, _ID, _KEEP_ALIVE
 
@@ -33,21 +33,27 @@ cdef Py_ssize_t _value_end(bytes data, Py_ssize_t at)
 
 @cython.locals(
     request=RequestHead, size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
-    name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, first_field=Py_ssize_t, last=Py_ssize_t,
+    name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint, last=Py_ssize_t,
     name_bytes=Py_ssize_t, count=int, minor=int, length="long long", length_in_place=bint, keep_alive=bint,
-    method=bytes, target=bytes, value=bytes, added=bytes, spans=list, field_bytes_max=Py_ssize_t,
+    method=bytes, target=bytes, value=bytes, name=bytes, added=bytes, spans=list, field_bytes_max=Py_ssize_t,
 )
 cpdef RequestHead parse_request(bytes head, object limits)
 
 @cython.locals(
     response=ResponseHead, size=Py_ssize_t, at=Py_ssize_t, line_end=Py_ssize_t, name_at=Py_ssize_t,
-    colon=Py_ssize_t, kept_at=Py_ssize_t, first_field=Py_ssize_t, last=Py_ssize_t, name_bytes=Py_ssize_t,
+    colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint, last=Py_ssize_t, name_bytes=Py_ssize_t,
     count=int, minor=int, status=int, length="long long", follows="long long", coding=bint, no_length=bint,
-    keep_alive=bint, value=bytes, added=bytes, spans=list,
+    keep_alive=bint, value=bytes, name=bytes, added=bytes, spans=list,
 )
 cpdef ResponseHead parse_response(bytes head, bytes method, object limits)
 
-cdef _assemble(RequestHead request, list spans, bytes added)
+cdef bytes _joined(list spans, bytes added)
+cdef _write_request_line(RequestHead request)
+
+@cython.locals(size=Py_ssize_t, at=Py_ssize_t)
+cdef bint _is_request_id(bytes value)
+
+cdef bytes _trimmed(bytes data, Py_ssize_t start, Py_ssize_t end)
 cdef _check_upgrade(RequestHead request)
 cdef _drop_nominated(RequestHead request, frozenset tokens)
 cdef frozenset _connection_tokens(bytes value)

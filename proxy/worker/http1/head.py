@@ -23,7 +23,7 @@ CHUNKED: Final = -1  # as a body length: the body says itself where it ends
 UNTIL_CLOSE: Final = -2  # as a body length, responses only: it ends with the connection
 
 # What a byte may be part of, as bits of a table with a cell per byte.
-_TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT = 1, 2, 4, 8, 16
+_TOKEN_BIT, _VALUE_BIT, _TARGET_BIT, _NAME_BIT, _DIGIT_BIT, _ID_BIT = 1, 2, 4, 8, 16, 32
 
 
 def _byte_classes() -> bytes:
@@ -39,6 +39,8 @@ def _byte_classes() -> bytes:
         cells[byte] |= _NAME_BIT  # of a registered name in a Host header
     for byte in b"0123456789":
         cells[byte] |= _DIGIT_BIT
+    for byte in b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._=+/-":
+        cells[byte] |= _ID_BIT  # of a request id that may stand in a log, a page and a header
     return bytes(cells)
 
 
@@ -48,7 +50,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BRACKETED_HOST = re.compile(rb"\[[0-9A-Fa-f:.]+\](?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _CODINGS = re.compile(rb"[!#-'*+\-.^-z|~0-9A-Z]+(?:[ \t]*,[ \t]*[!#-'*+\-.^-z|~0-9A-Z]+)*")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._=+/-]{1,128}")
+_REQUEST_ID_BYTES_MAX: Final = 128
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes in base64 (RFC 6455 section 4.1)
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:.*[, ])?timeout=([0-9]{1,6})(?:[, ].*)?", re.IGNORECASE)
 _LENGTH_DIGITS_MAX: Final = 19
@@ -123,6 +125,9 @@ _RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     **dict.fromkeys(_HOP, _DROP),
     b"keep-alive": _KEEP_ALIVE,
 }
+# As most of the world writes them, so that most look-ups need no lower().
+_REQUEST_FIELDS.update({name.title(): meaning for name, meaning in _REQUEST_FIELDS.items()})
+_RESPONSE_FIELDS.update({name.title(): meaning for name, meaning in _RESPONSE_FIELDS.items()})
 _NAME_BYTES_MAX: Final = 32  # no name above is longer
 
 
@@ -221,6 +226,15 @@ def _value_end(data: bytes, at: int) -> int:
     return at
 
 
+def _trimmed(data: bytes, start: int, end: int) -> bytes:
+    """Return the part of *data* without the blanks around it."""
+    while start < end and (data[start] == 32 or data[start] == 9):
+        start += 1
+    while end > start and (data[end - 1] == 32 or data[end - 1] == 9):
+        end -= 1
+    return data[start:end]
+
+
 def parse_request(head: bytes, limits: Limits) -> RequestHead:
     """Return the request whose head, up to and with its blank line, is *head*.
 
@@ -263,7 +277,9 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     upgrade: bytes | None = None
     length = -1
     length_in_place = False
-    first_field = kept_at = at = at + 11
+    at += 11
+    anew = not minor or head[target_at] != 47  # "/": else the request line is kept as well
+    kept_at = at if anew else 0
     count = 0
     spans: list[bytes] = []
     last = size - 2
@@ -283,17 +299,20 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         name_bytes = colon - name_at
         if name_bytes >= _NAME_BYTES_MAX or not _REQUEST_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
             continue
-        meaning = _REQUEST_FIELDS.get(head[name_at:colon].lower())
+        name = head[name_at:colon]
+        meaning = _REQUEST_FIELDS.get(name)
+        if meaning is None:
+            meaning = _REQUEST_FIELDS.get(name.lower())
         if meaning is None:
             continue
-        value = head[colon + 1 : at - 2].strip(b" \t")
+        value = _trimmed(head, colon + 1, at - 2)
         if meaning == _HOST_FIELD:
             if host is not None:
                 raise HeadError(errors.BAD_REQUEST, "more than one Host header")
             host = value
             continue
         if meaning == _ID:
-            if not request.request_id and _REQUEST_ID.fullmatch(value) is not None:
+            if not request.request_id and _is_request_id(value):
                 request.request_id = value
                 continue
         elif meaning == _LENGTH:
@@ -365,12 +384,11 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         raise HeadError(errors.BAD_REQUEST if host else errors.HOST_MISSING, "the Host header is not a host")
     request.host = host
 
-    if not spans and kept_at == first_field and minor and not added and head[target_at] == 47:
-        request.lines = head[:last]
-    else:
-        if kept_at < last:
-            spans.append(head[kept_at:last])
-        _assemble(request, spans, added)
+    if kept_at < last:
+        spans.append(head[kept_at:last])
+    request.lines = _joined(spans, added)
+    if anew:
+        _write_request_line(request)
     if tokens is not None:
         _drop_nominated(request, tokens)
     if request.upgrade:
@@ -380,16 +398,21 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     return request
 
 
-def _assemble(request: RequestHead, spans: list[bytes], added: bytes) -> None:
-    """Set `lines` from the kept *spans*, and settle a target that is not a path (RFC 9112 section 3.2)."""
+def _joined(spans: list[bytes], added: bytes) -> bytes:
+    lines = spans[0] if len(spans) == 1 else b"".join(spans)
+    return lines + added if added else lines
+
+
+def _write_request_line(request: RequestHead) -> None:
+    """Put the request line before the `lines`, and settle a target that is no path (RFC 9112 section 3.2)."""
+    host = b""
     if request.target[:1] != b"/":
-        host, target = _other_target(request.method, request.target, request.host)
-        request.host, request.target = host, target
-        request.path = target.partition(b"?")[0]
-        lines = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, target, b"".join(spans), added)
-        request.lines = _without(lines, frozenset((b"host",))) + b"Host: %b\r\n" % host
-    else:
-        request.lines = b"%b %b HTTP/1.1\r\n%b%b" % (request.method, request.target, b"".join(spans), added)
+        host, request.target = _other_target(request.method, request.target, request.host)
+        request.host = host
+        request.path = request.target.partition(b"?")[0]
+    request.lines = b"%b %b HTTP/1.1\r\n%b" % (request.method, request.target, request.lines)
+    if host:
+        request.lines = _without(request.lines, frozenset((b"host",))) + b"Host: %b\r\n" % host
 
 
 def _check_upgrade(request: RequestHead) -> None:
@@ -434,7 +457,8 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
     connection: bytes | None = None
     length = -1
     no_length = status < 200 or status == 204
-    first_field = kept_at = at
+    anew = not minor or head[12] != 32  # else the status line is kept as well
+    kept_at = at if anew else 0
     count = 0
     spans: list[bytes] = []
     added = b""
@@ -452,10 +476,13 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
         name_bytes = colon - name_at
         if name_bytes >= _NAME_BYTES_MAX or not _RESPONSE_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
             continue
-        meaning = _RESPONSE_FIELDS.get(head[name_at:colon].lower())
+        name = head[name_at:colon]
+        meaning = _RESPONSE_FIELDS.get(name)
+        if meaning is None:
+            meaning = _RESPONSE_FIELDS.get(name.lower())
         if meaning is None:
             continue
-        value = head[colon + 1 : at - 2].strip(b" \t")
+        value = _trimmed(head, colon + 1, at - 2)
         if meaning == _LENGTH:
             if length >= 0:
                 raise HeadError(bad, "more than one Content-Length")
@@ -493,13 +520,12 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
     else:
         follows = UNTIL_CLOSE if length < 0 else length
     response.status, response.length = status, follows
-    if minor and head[12] == 32 and not spans and kept_at == first_field and not added:
-        response.lines = head[:last]
-    else:
-        if kept_at < last:
-            spans.append(head[kept_at:last])
+    if kept_at < last:
+        spans.append(head[kept_at:last])
+    response.lines = _joined(spans, added)
+    if anew:
         reason = head[13:line_end] if line_end > 13 else b""
-        response.lines = b"HTTP/1.1 %d %b\r\n%b%b" % (status, reason, b"".join(spans), added)
+        response.lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, response.lines)
     keep_alive = minor == 1
     if connection is not None:
         tokens = _connection_tokens(connection)
@@ -552,6 +578,14 @@ def _is_host(value: bytes) -> bool:
         port = port * 10 + value[at] - 48
         at += 1
     return at == size and port <= _PORT_MAX
+
+
+def _is_request_id(value: bytes) -> bool:
+    size = len(value)
+    at = 0
+    while at < size and _CLASS[value[at]] & _ID_BIT:
+        at += 1
+    return 0 < size <= _REQUEST_ID_BYTES_MAX and at == size
 
 
 def _body_length(value: bytes, error: ErrorCode) -> int:

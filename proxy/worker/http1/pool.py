@@ -32,10 +32,10 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
         connection: UpstreamConnection = backend.idle.pop()
         # In a turn of the poller the backends' events are behind us; those over TLS are the loop's.
         if (not state.poller.serving or backend.tls is not None) and readable(connection.fileno):
-            state.head[sb.UPSTREAM_CLOSED] += 1
+            state.head.add(sb.UPSTREAM_CLOSED, 1)
             connection.abort()
             continue
-        state.head[sb.UPSTREAM_REUSES] += 1
+        state.head.add(sb.UPSTREAM_REUSES, 1)
         return connection
     return None
 
@@ -43,17 +43,17 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
 def give_back(state: WorkerState, connection: UpstreamConnection) -> None:
     """Keep *connection* for the next exchange, or close it where there must not be one."""
     backend = connection.backend
-    limits = state.settings.limits
+    hot = state.hot
     connection.served += 1
     if (
-        len(backend.idle) >= limits.idle_connections_per_backend
-        or connection.served >= limits.requests_per_upstream_connection
+        len(backend.idle) >= hot.idle_connections_per_backend
+        or connection.served >= hot.requests_per_upstream_connection
         or backend.removed
         or not backend.ready
     ):
         connection.close()
         return
-    idle_s = state.settings.timeouts.upstream_idle_s
+    idle_s = hot.upstream_idle_s
     if connection.idle_max_s < idle_s:
         idle_s = connection.idle_max_s
     connection.rest(state.now_s + idle_s)
@@ -99,7 +99,7 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
         # Anything else (no route, network down) is a host not reached.
         error = errors.LOCAL_PORTS_EXHAUSTED if exc.errno in _EXHAUSTED else errors.CONNECT_TIMEOUT
     else:
-        state.head[sb.UPSTREAM_CONNECTS] += 1
+        state.head.add(sb.UPSTREAM_CONNECTS, 1)
         exchange.on_connected(connection)
         return
     exchange.on_connect_failed(backend, error, detail, left_s=left_s - (state.loop.time() - begun_s))

@@ -32,10 +32,11 @@ async def connect(
         raise TlsFailed("handshake: the files for TLS to backends cannot be used")
     deadline_s = loop.time() + timeout_s
     sock = await tcp.connect(loop, backend.host, backend.port, timeout_s)
+    connection = UpstreamConnection(state, backend)
     try:
         async with asyncio.timeout_at(deadline_s):
-            transport, connection = await loop.create_connection(
-                lambda: UpstreamConnection(state, backend),
+            transport, _ = await loop.create_connection(
+                lambda: cast(asyncio.Protocol, connection),
                 sock=sock,
                 ssl=context,
                 server_hostname=tls.name,

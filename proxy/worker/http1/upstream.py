@@ -25,7 +25,7 @@ _INTERIM_MAX: Final = 8  # 1xx responses before the final one; more is an attack
 
 
 # HOT PATH. One object per connection and nothing per response.
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:
     """One connection to a backend. It serves one exchange at a time, then rests in the pool."""
 
     __slots__ = (
@@ -56,7 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = exchange
         self._phase = _HEAD
         self._interim = 0
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_head_s
+        self.deadline_s = self._state.now_s + self._state.hot.response_head_s
         self.write(data)
 
     @property
@@ -67,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     def await_head(self) -> None:
         """Start the clock of the response head again: the request has only now been sent whole."""
         if self._phase == _HEAD:
-            self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_head_s
+            self.deadline_s = self._state.now_s + self._state.hot.response_head_s
 
     def rest(self, deadline_s: float) -> None:
         """Wait in the pool until *deadline_s*."""
@@ -87,7 +87,7 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_reading(self) -> None:
         if self._paused:
             self._paused = False
-            self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
+            self.deadline_s = self._state.now_s + self._state.hot.response_idle_s
             self._transport.resume_reading()
 
     @property
@@ -141,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         buffer_bytes = self._state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
         self._state.watched.add(self)
-        self._state.head[sb.UPSTREAMS] += 1
+        self._state.head.add(sb.UPSTREAMS, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._phase != _OVER or self in self._state.watched:
@@ -153,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
             detail = f"TLS: {reason_of(exc)}" if isinstance(exc, ssl.SSLError) else ""
             exchange.on_upstream_lost(self, answered=answered, detail=detail)
         elif phase == _IDLE and self.used:
-            self._state.head[sb.UPSTREAM_CLOSED] += 1
+            self._state.head.add(sb.UPSTREAM_CLOSED, 1)
             self._leave_pool()
 
     def eof_received(self) -> bool:
@@ -180,11 +180,11 @@ class UpstreamConnection(asyncio.Protocol):
         if phase == _HEAD:
             self._on_head_bytes(data)
         elif phase == _BODY:
-            self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
+            self.deadline_s = self._state.now_s + self._state.hot.response_idle_s
             self._on_body_bytes(data)
         elif phase == _IDLE:
             # Bytes nobody asked for: whoever came next would read them as his answer (reliability S47).
-            self._state.head[sb.UPSTREAM_UNSOLICITED] += 1
+            self._state.head.add(sb.UPSTREAM_UNSOLICITED, 1)
             self._leave_pool()
             self.abort()
 
@@ -197,7 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
         limits = self._state.settings.limits
         try:
             while True:
-                end = find_end(buffer, self._scanned, limits.response_head_bytes)
+                end = find_end(buffer, self._scanned, self._state.hot.response_head_bytes)
                 if end < 0:
                     if not buffer.startswith(_BEGINNING[: len(buffer)]):
                         raise HeadError(errors.RESPONSE_MALFORMED, "the status line is malformed")
@@ -225,7 +225,7 @@ class UpstreamConnection(asyncio.Protocol):
         if head.keep_alive_s >= 0:
             self._keep_for(head.keep_alive_s)
         self._phase = _BODY
-        self.deadline_s = self._state.now_s + self._state.settings.timeouts.response_idle_s
+        self.deadline_s = self._state.now_s + self._state.hot.response_idle_s
         extra = False
         if head.length >= 0:
             body = buffer if len(buffer) <= head.length else buffer[: head.length]
@@ -288,7 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._phase = _IDLE
         self.deadline_s = 0.0
         if extra:
-            self._state.head[sb.UPSTREAM_EXTRA_BYTES] += 1
+            self._state.head.add(sb.UPSTREAM_EXTRA_BYTES, 1)
         exchange.on_response_end(self, reusable=self.reusable and not extra)
 
     # Bookkeeping
@@ -300,4 +300,4 @@ class UpstreamConnection(asyncio.Protocol):
     def _forget(self) -> None:
         if self in self._state.watched:
             self._state.watched.discard(self)
-            self._state.head[sb.UPSTREAMS] -= 1
+            self._state.head.add(sb.UPSTREAMS, -1)

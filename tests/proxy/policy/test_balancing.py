@@ -9,15 +9,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.link.cells import Cells
 from proxy.policy.backends import Backend, Service
 from proxy.policy.balancing import pick, pick_another
 from tests.kit.workers import backend
 
-SERVICE = Service("web", 1, memoryview(bytearray(8 * 128)).cast("q"))
+SERVICE = Service("web", 1, Cells(memoryview(bytearray(8 * 128)).cast("q")))
 
 
-def ready(count: int, **row: object) -> list[Backend]:
-    return [Backend(replace(backend(i + 1), **row), SERVICE) for i in range(count)]  # type: ignore[arg-type]
+def ready(count: int, **row: object) -> tuple[Backend, ...]:
+    return tuple(Backend(replace(backend(i + 1), **row), SERVICE) for i in range(count))  # type: ignore[arg-type]
 
 
 def test_equal_backends_get_equal_shares() -> None:

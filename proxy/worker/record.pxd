@@ -1,0 +1,13 @@
+# cython: language_level=3
+# The types of record.py, for the compiler only. Without them the same source runs as plain Python.
+cimport cython
+
+from proxy.worker.http1.exchange cimport Exchange
+from proxy.worker.state cimport WorkerState
+
+cdef dict _METHOD_CELL
+cdef int _OTHER_CELL, _DURATION, _FIRST_BUCKET_US
+
+
+@cython.locals(elapsed_s=double, elapsed_us="long long", status=int, cell=int, bucket=int)
+cpdef record(WorkerState state, Exchange exchange)
