@@ -50,8 +50,6 @@ def build(tls: BackendTls) -> Steps[ssl.SSLContext]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(_PROTOCOLS)
-    # An end without close_notify must look like what it is: anybody could have cut there.
-    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -476,6 +476,14 @@ def test_a_new_authority_in_the_file_counts_from_the_next_connection_on(
     assert stage.ask(request()).status == 200
 
 
+def test_files_are_read_with_the_table_and_not_for_a_request(
+    stage: Stage, trusting: BackendTls, leaf: trustme.LeafCert
+) -> None:
+    route(stage, trusting, stage.backend(tls=serving(leaf)))
+    os.unlink(trusting.ca)
+    assert stage.ask(request()).status == 200
+
+
 @pytest.mark.parametrize("change", [{"name": "other.test"}, {"fingerprint": "new"}, {"verify": False}])
 def test_connections_made_under_another_setting_are_not_used_any_more(
     stage: Stage, trusting: BackendTls, authority: trustme.CA, change: dict[str, object]
