@@ -56,9 +56,15 @@ def _stops_llhttp(stream: bytes, message: Parsed) -> bool:
     return message.start[0] not in _LLHTTP or b"\nupgrade:" in stream.lower()
 
 
+def _framing(message: Parsed) -> list[bytes]:
+    return [name for name, _ in message.headers if name in (b"content-length", b"transfer-encoding")]
+
+
 def agree_on_requests(stream: bytes) -> None:
-    """h11 reads what we read. llhttp may refuse more, some chunk extensions among it, but reads no other."""
+    """h11 reads what we read, and one framing header leaves at most. llhttp may refuse more, some chunk
+    extensions among it, but reads no other."""
     mine = ours(stream)
+    assert all(len(_framing(message)) <= 1 for message in mine.messages)
     wanted = tuple(as_forwarded(message) for message in mine.messages)
     theirs = tuple(as_forwarded(message) for message in by_h11(stream).messages[: len(wanted)])
     assert theirs == wanted
@@ -80,6 +86,9 @@ def agree_on_response(data: bytes, method: bytes, *, eof: bool) -> None:
     assert (theirs.start, end_to_end(theirs.headers), theirs.body) == (
         message.start, end_to_end(message.headers), message.body,
     )  # fmt: skip
+    # We keep Content-Length and write Transfer-Encoding anew.
+    assert _framing(message) in ([], [b"content-length"])
+    assert not _framing(message) or b"transfer-encoding" not in _framing(theirs)
     # An interim response with the wrong headers is an end for llhttp.
     if method != b"HEAD" and mine.end == "clean" and data[9:10] != b"1":
         reading = response_by_httptools(data)

@@ -52,7 +52,7 @@ def test_a_head_is_read_alike_however_it_is_cut_and_whatever_runs(method: bytes 
 
 @bounded(500)
 @given(data=mutated(requests()))
-def test_what_a_head_keeps_is_read_as_the_sameread_head(data: bytes) -> None:
+def test_what_a_head_keeps_is_read_as_the_same_head(data: bytes) -> None:
     """Invariant I6: reading what we write of a head gives that head. A target in absolute form, HTTP/1.0 and
     a request to upgrade are left behind by the first writing."""
     first = read_head(compiled, [data], None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.kit.agreement import agree_on_requests, agree_on_response
 from tests.kit.bounded import bounded
 from tests.kit.grammar import mutated, responses, streams, valid_streams
 from tests.kit.parsers import ours
+
+_BOTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
 
 
 @bounded(300)
@@ -28,6 +30,10 @@ def test_what_we_take_of_hostile_bytes_is_read_alike(stream: bytes) -> None:
 
 @bounded(500)
 @given(data=mutated(responses()), method=st.sampled_from((b"GET", b"GET", b"HEAD")), eof=st.booleans())
+@example(data=_BOTH, method=b"GET", eof=False)
+@example(
+    data=_BOTH.replace(b"\nContent-Length: 5", b"\nX: y").replace(b"1.1", b"1.0"), method=b"GET", eof=True
+)
 def test_what_we_take_of_a_hostile_backend_is_read_alike(data: bytes, method: bytes, eof: bool) -> None:
     """The same for responses, where the end of the connection may be the end of the body."""
     agree_on_response(data, method, eof=eof)
