@@ -4,12 +4,15 @@ HOT PATH, compiled: `sockets.pxd` gives the types. A `Poller` is one epoll insta
 watches like any other descriptor; what is ready in it is served in one go, so the cost of a turn of the
 loop is shared by all connections that have something to say. A `Stream` is an asyncio transport as far
 as a protocol can see (the methods and their order of calls are those of `asyncio.Transport`), and writes
-at once what the kernel takes at once. TLS stays with the transports of the loop.
+at once what the kernel takes at once. TLS to backends stays with the transports of the loop.
+
+A mistake in a protocol's method goes to the loop's exception handler and ends that connection, no other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -20,7 +23,8 @@ from os import write as _write
 from os import writev as _writev
 from typing import Any, Final
 
-_IN: Final = select.EPOLLIN
+_FIN: Final = select.EPOLLRDHUP
+_IN: Final = select.EPOLLIN | _FIN
 _OUT: Final = select.EPOLLOUT
 _EVENTS_MAX: Final = 256  # served in one go; more of them wait for the next turn of the loop
 _ACCEPTS_MAX: Final = 64  # likewise
@@ -29,6 +33,7 @@ _BULK_READ_BYTES: Final = 256 * 1024  # once a read has come back full
 _REST_S: Final = 0.1  # before a listener that could not accept asks again
 _PIECES_MAX: Final = 64  # of one gathered write
 _HIGH_BYTES: Final = 64 * 1024
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Item:
@@ -43,15 +48,18 @@ class Item:
         """Do what the events in *mask* allow."""
         raise NotImplementedError
 
-    def abort(self) -> None:
-        """End, because `on_ready` has failed."""
+    def fail(self, error: Exception) -> None:
+        """Do what is right when `on_ready` has raised *error*."""
         raise NotImplementedError
 
 
 class Poller:
     """All streams of one worker."""
 
-    __slots__ = ("_ended", "_epoll", "_items", "_loop", "_poll", "_spare", "_sweeping", "serving")
+    __slots__ = (
+        "_behind", "_ended", "_epoll", "_items", "_loop", "_poll", "_serving", "_spare", "_sweeping",
+        "caught_up",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -61,7 +69,9 @@ class Poller:
         self._items: dict[int, Item] = {}
         self._ended: list[Stream] = []
         self._sweeping = False
-        self.serving = False  # inside a turn: what is idle then has just been seen to be idle
+        self._serving = False
+        self._behind = False  # something that was there when this turn began may not have been read
+        self.caught_up = False  # in a turn, and whatever the early ones had to say before it is known
         loop.add_reader(self._epoll.fileno(), self._serve)
 
     def close(self) -> None:
@@ -74,8 +84,8 @@ class Poller:
     def watch(self, item: Item, fd: int, old: int, new: int) -> None:
         """Be told of the events *new* of *fd* instead of *old*; 0 is none at all, not even its errors."""
         if not old:
-            self._items[fd] = item
             self._epoll.register(fd, new)
+            self._items[fd] = item
         elif new:
             self._epoll.modify(fd, new)
         else:
@@ -102,39 +112,47 @@ class Poller:
     def retire(self, stream: Stream) -> None:
         """Tell the protocol of *stream* that it is over, once nobody is in the middle of using it."""
         self._ended.append(stream)
-        if not self.serving and not self._sweeping:
+        if not self._serving and not self._sweeping:
             self._sweeping = True
             self._loop.call_soon(self._sweep)
+
+    def report(self, error: Exception) -> None:
+        """Tell of a mistake in a protocol."""
+        self._loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
     def _serve(self) -> None:
         events = self._poll(0, _EVENTS_MAX)
         items = self._items
         later: list[tuple[Item, int]] = []
-        self.serving = True
-        # Backends first: what one of them has said or closed unasked is known before a client's request
-        # could be given that connection (reliability S47).
-        for fd, mask in events:
-            item = items.get(fd)
-            if item is None:
-                continue
-            if item.early:
+        self._serving = True
+        self._behind = len(events) == _EVENTS_MAX
+        try:
+            # Backends first: what one of them has said or closed unasked is known before a client's request
+            # could be given that connection (reliability S47).
+            for fd, mask in events:
+                item = items.get(fd)
+                if item is None:
+                    continue
+                if item.early:
+                    self._tell(item, mask)
+                else:
+                    later.append((item, mask))
+            if self._ended:
+                self._sweep()
+            self.caught_up = not self._behind
+            for item, mask in later:
                 self._tell(item, mask)
-            else:
-                later.append((item, mask))
-        if self._ended:
-            self._sweep()
-        for item, mask in later:
-            self._tell(item, mask)
-        self.serving = False
+        finally:
+            self._serving = self.caught_up = False
         if self._ended:
             self._sweep()
 
     def _tell(self, item: Item, mask: int) -> None:
         try:
             item.on_ready(mask)
-        except Exception as exc:  # of a protocol: it ends that connection, and no other
-            self._loop.call_exception_handler({"message": "a connection failed", "exception": exc})
-            item.abort()
+        except Exception as exc:
+            self.report(exc)
+            item.fail(exc)
 
     def _sweep(self) -> None:
         self._sweeping = False
@@ -143,15 +161,16 @@ class Poller:
             try:
                 stream.bury()
             except Exception as exc:
-                self._loop.call_exception_handler({"message": "a connection failed", "exception": exc})
+                self.report(exc)
 
 
 class Stream(Item):
     """A connected, non-blocking socket as a transport."""
 
     __slots__ = (
-        "_closing", "_eof", "_error", "_fd", "_full", "_high", "_low", "_mask", "_out", "_out_bytes",
-        "_peername", "_poller", "_protocol", "_read_bytes", "_reading", "_sock", "_sockname",
+        "_closing", "_eof", "_error", "_fd", "_full", "_high", "_low", "_mask", "_out", "_out_at",
+        "_out_bytes", "_peername", "_poller", "_protocol", "_read_bytes", "_reading", "_said", "_sock",
+        "_sockname",
     )  # fmt: skip
 
     def __init__(
@@ -175,22 +194,28 @@ class Stream(Item):
         self._reading = True
         self._read_bytes = _READ_BYTES
         self._out: list[bytes | memoryview] = []  # what the kernel has not taken yet
+        self._out_at = 0  # the first of those; the others are empty by now
         self._out_bytes = 0
         self._high = _HIGH_BYTES
         self._low = _HIGH_BYTES // 4
         self._full = False  # the protocol has been asked to pause
         self._closing = False
         self._eof = False  # nothing more will be written
-        self._error: OSError | None = None
-        protocol.connection_made(self)
-        if not self._closing:
-            self._watch()
+        self._said = False  # since the other side has last: what comes next may be its answer
+        self._error: Exception | None = None
+        try:
+            protocol.connection_made(self)
+            if not self._closing:
+                self._watch()
+        except Exception as exc:
+            self.fail(exc)
+            raise
 
     # What the protocol asks for: asyncio.Transport
 
     def write(self, data: bytes) -> None:
         """Send *data*, at once as far as the kernel takes it."""
-        if self._closing or self._eof:
+        if self._closing or self._eof or not data:
             return
         if not self._out:
             try:
@@ -198,8 +223,10 @@ class Stream(Item):
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
-                self._lose(exc)
+                self._out_bytes = len(data)
+                self._break(exc)
                 return
+            self._said = True
             if sent == len(data):
                 return
             self._out.append(memoryview(data)[sent:])
@@ -210,7 +237,11 @@ class Stream(Item):
             self._out_bytes += len(data)
         if self._out_bytes > self._high and not self._full:
             self._full = True
-            self._protocol.pause_writing()
+            try:
+                self._protocol.pause_writing()
+            except Exception as exc:  # the caller may be another connection
+                self._poller.report(exc)
+                self.fail(exc)
 
     def write_eof(self) -> None:
         """Close the sending side once everything is out."""
@@ -231,8 +262,6 @@ class Stream(Item):
 
     def abort(self) -> None:
         """End now."""
-        self._out.clear()
-        self._out_bytes = 0
         if not self._closing:
             self._closing = True
             self._retire()
@@ -241,9 +270,14 @@ class Stream(Item):
 
     def pause_reading(self) -> None:
         self._reading = False
-        self._watch()
+        if self._error is not None:  # it was only waiting for what is there to be read
+            self.abort()
+        else:
+            self._watch()
 
     def resume_reading(self) -> None:
+        """Read on. Behind the end of what the other side sends that end is told again, as asyncio does: a
+        protocol that has taken over from another one hears of it so."""
         if not self._closing:
             self._reading = True
             self._watch()
@@ -269,39 +303,36 @@ class Stream(Item):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
             return self._sock
-        if name == "peername":
-            if self._peername is None:
-                self._peername = self._sock.getpeername()
-            return self._peername
-        if name == "sockname":
-            if self._sockname is None:
-                self._sockname = self._sock.getsockname()
-            return self._sockname
+        try:
+            if name == "peername":
+                if self._peername is None:
+                    self._peername = self._sock.getpeername()
+                return self._peername
+            if name == "sockname":
+                if self._sockname is None:
+                    self._sockname = self._sock.getsockname()
+                return self._sockname
+        except OSError:  # it has ended before it was asked
+            pass
         return default
 
     # What the poller tells
 
     def on_ready(self, mask: int) -> None:
+        # An error or a hang-up shows in the read; while nobody reads it can wait. Reading comes first: where
+        # writing is about to fail, the other side may have said why.
+        if self._reading and mask != _OUT:
+            self._receive()
+            # The end behind the last bytes, in the same turn: nobody may take it for a connection at rest.
+            if mask & _FIN and self._reading:
+                self._receive()
         if mask & _OUT and self._out:
             self._flush()
-        # An error or a hang-up shows in the read; while nobody reads it can wait.
-        if self._reading and mask != _OUT:
-            try:
-                data = _read(self._fd, self._read_bytes)
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                self._lose(exc)
-                return
-            if data:
-                if len(data) == self._read_bytes:
-                    self._read_bytes = _BULK_READ_BYTES
-                self._protocol.data_received(data)
-            else:
-                self._reading = False
-                self._watch()
-                if not self._protocol.eof_received():
-                    self.close()
+
+    def fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self.abort()
 
     def bury(self) -> None:
         """Give the socket back and tell the protocol. The poller's last word to a stream."""
@@ -312,32 +343,62 @@ class Stream(Item):
 
     # Bookkeeping
 
-    def _flush(self) -> None:
+    def _receive(self) -> None:
         try:
-            sent = _writev(self._fd, self._out[:_PIECES_MAX])
+            data = _read(self._fd, self._read_bytes)
         except BlockingIOError:
+            if self._error is not None:
+                self.abort()
             return
         except OSError as exc:
             self._lose(exc)
             return
-        self._out_bytes -= sent
-        done = 0
-        for piece in self._out:
-            if sent < len(piece):
-                break
-            sent -= len(piece)
-            done += 1
-        del self._out[:done]
-        if self._out:
-            if sent:
-                self._out[0] = memoryview(self._out[0])[sent:]
+        if data:
+            self._said = False
+            if len(data) == self._read_bytes:
+                self._read_bytes = _BULK_READ_BYTES
+                self._poller._behind = True
+            self._protocol.data_received(data)
+        elif self._error is not None:  # writing has failed: not an end as it should be
+            self.abort()
         else:
+            self._reading = False
             self._watch()
+            if not self._protocol.eof_received():
+                self.close()
+
+    def _flush(self) -> None:
+        out, at = self._out, self._out_at
+        try:
+            sent = _writev(self._fd, out[at : at + _PIECES_MAX])
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._break(exc)
+            return
+        self._said = True
+        self._out_bytes -= sent
+        count = len(out)
+        while at < count and sent >= len(out[at]):
+            sent -= len(out[at])
+            out[at] = b""
+            at += 1
+        if at < count:
+            if sent:
+                out[at] = memoryview(out[at])[sent:]
+            if 2 * at >= count:  # not each time: with many pieces that would cost their square
+                del out[:at]
+                at = 0
+            self._out_at = at
+        else:
+            out.clear()
+            self._out_at = 0
             if self._closing:
                 self._retire()
-                return
-            if self._eof:
-                self._shut()
+            else:
+                self._watch()
+                if self._eof:
+                    self._shut()
         if self._full and self._out_bytes <= self._low:
             self._full = False
             self._protocol.resume_writing()
@@ -346,7 +407,18 @@ class Stream(Item):
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
-            self._lose(exc)
+            self._break(exc)
+
+    def _break(self, error: OSError) -> None:
+        """Nothing can be written any more. A backend that refuses a long request sends its answer and then a
+        reset for the rest: so what has come is read to its end, if it can be an answer at all."""
+        if self._said and self._reading:
+            self._error = error
+            self._eof = True
+            self._out.clear()  # but not `_out_bytes`: they were never sent
+            self._watch()
+        else:
+            self._lose(error)
 
     def _lose(self, error: OSError) -> None:
         self._error = error
@@ -355,6 +427,7 @@ class Stream(Item):
     def _retire(self) -> None:
         self._reading = False
         self._out.clear()
+        self._out_bytes = 0
         self._watch()
         self._poller.retire(self)
 
@@ -391,19 +464,26 @@ class Listener(Item):
         self._watch(_IN)
 
     def on_ready(self, _mask: int) -> None:
+        failed = 0
         for _ in range(_ACCEPTS_MAX):
             try:
                 sock, peername = self._sock.accept()
             except BlockingIOError:
                 return
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # no descriptor or memory is left for it
-                if not self._turn_away():
+            except OSError as exc:
+                if exc.errno not in _EXHAUSTED:  # that connection's own, and it is gone (accept(2))
+                    failed += 1
+                elif not self._turn_away():
                     return
                 continue
-            sock.setblocking(False)
-            Stream(self._poller, sock, self._make(), peername, self._sockname)
+            try:
+                sock.setblocking(False)
+                Stream(self._poller, sock, self._make(), peername, self._sockname)
+            except Exception as exc:
+                sock.close()
+                self._poller.report(exc)
+        if failed == _ACCEPTS_MAX:  # not theirs, then
+            self._rest()
 
     def _turn_away(self) -> bool:
         """Close the next connection in the queue, with the descriptor kept for this: it must not wait for
@@ -417,18 +497,21 @@ class Listener(Item):
                 else:
                     self._on_turned_away()
                     return True
-        self._watch(0)
-        self._poller.later(_REST_S, self._wake)
+        self._rest()
         return False
 
-    def abort(self) -> None:
-        self.close()
+    def fail(self, error: Exception) -> None:
+        self._rest()
 
     def close(self) -> None:
         """Accept no more. The socket is closed."""
         self._watch(0)
         self._open = False
         self._sock.close()
+
+    def _rest(self) -> None:
+        self._watch(0)
+        self._poller.later(_REST_S, self._wake)
 
     def _wake(self) -> None:
         if self._open:

@@ -30,8 +30,8 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
     """
     while backend.idle:
         connection: UpstreamConnection = backend.idle.pop()
-        # In a turn of the poller the backends' events are behind us; those over TLS are the loop's.
-        if (not state.poller.serving or backend.tls is not None) and readable(connection.fileno):
+        # In a turn of the poller what the backends had said is read; those over TLS are the loop's.
+        if (not state.poller.caught_up or backend.tls is not None) and readable(connection.fileno):
             state.head.add(sb.UPSTREAM_CLOSED, 1)
             connection.abort()
             continue
