@@ -7,8 +7,8 @@ from typing import Final
 
 from hypothesis import HealthCheck, settings
 
-# `ANYPORT_EFFORT=20 make test ARGS=-k properties` tries twenty times as many, other ones in every run.
-EFFORT: Final = int(os.environ.get("ANYPORT_EFFORT", "1"))
+# `TEST_EFFORT=20 make test ARGS=-k properties` tries twenty times as many, other ones in every run.
+EFFORT: Final = int(os.environ.get("TEST_EFFORT", "1"))
 
 
 def bounded(examples: int) -> settings:
