@@ -2,6 +2,7 @@
 # The types of head.py, for the compiler only. Without them the same source runs as plain Python.
 cimport cython
 
+cdef bytes _GET
 cdef bytes _CLASS, _REQUEST_SHAPES, _RESPONSE_SHAPES
 cdef dict _REQUEST_FIELDS, _RESPONSE_FIELDS, _COMMON_CONNECTION
 cdef frozenset _NOT_SERVED, _METHODS_WITH_BODY, _CONNECTION_OPTIONS, _NOT_NOMINABLE
@@ -26,13 +27,16 @@ cdef class ResponseHead:
     cdef readonly bint keep_alive
 
 
+@cython.locals(end=Py_ssize_t)
 cpdef Py_ssize_t find_end(bytes buffer, Py_ssize_t start, Py_ssize_t limit) except -2
 
-cdef Py_ssize_t _token_end(bytes data, Py_ssize_t at)
-cdef Py_ssize_t _value_end(bytes data, Py_ssize_t at)
+@cython.locals(last=int)
+cdef Py_ssize_t _blank_line(const unsigned char *data, Py_ssize_t at, Py_ssize_t size)
+cdef Py_ssize_t _token_end(const unsigned char *data, Py_ssize_t at)
+cdef Py_ssize_t _value_end(const unsigned char *data, Py_ssize_t at)
 
 @cython.locals(
-    request=RequestHead, size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
+    request=RequestHead, raw="const unsigned char *", size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
     name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint, last=Py_ssize_t,
     name_bytes=Py_ssize_t, count=int, minor=int, length="long long", length_in_place=bint, keep_alive=bint,
     method=bytes, target=bytes, value=bytes, name=bytes, added=bytes, spans=list, field_bytes_max=Py_ssize_t,
@@ -40,7 +44,7 @@ cdef Py_ssize_t _value_end(bytes data, Py_ssize_t at)
 cpdef RequestHead parse_request(bytes head, object limits)
 
 @cython.locals(
-    response=ResponseHead, size=Py_ssize_t, at=Py_ssize_t, line_end=Py_ssize_t, name_at=Py_ssize_t,
+    response=ResponseHead, raw="const unsigned char *", size=Py_ssize_t, at=Py_ssize_t, line_end=Py_ssize_t, name_at=Py_ssize_t,
     colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint, last=Py_ssize_t, name_bytes=Py_ssize_t,
     count=int, minor=int, status=int, length="long long", follows="long long", coding=bint, no_length=bint,
     keep_alive=bint, value=bytes, name=bytes, added=bytes, spans=list,
@@ -53,7 +57,7 @@ cdef _write_request_line(RequestHead request)
 @cython.locals(size=Py_ssize_t, at=Py_ssize_t)
 cdef bint _is_request_id(bytes value)
 
-cdef bytes _trimmed(bytes data, Py_ssize_t start, Py_ssize_t end)
+cdef bytes _trimmed(const unsigned char *data, Py_ssize_t start, Py_ssize_t end)
 cdef _check_upgrade(RequestHead request)
 cdef _drop_nominated(RequestHead request, frozenset tokens)
 cdef frozenset _connection_tokens(bytes value)

@@ -56,6 +56,7 @@ _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:.*[, ])?timeout=([0-9]{1,6})(?:[, ].*)?",
 _LENGTH_DIGITS_MAX: Final = 19
 _LENGTH_MAX: Final = 2**63 - 1
 _METHOD_BYTES_MAX: Final = 32
+_GET: Final = b"GET"
 _PORT_MAX: Final = 65_535
 _NOT_SERVED: Final = frozenset((b"TRACE", b"TRACK", b"CONNECT"))
 _METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
@@ -199,7 +200,7 @@ def find_end(buffer: bytes, start: int, limit: int) -> int:
     *start* is how far an earlier call has looked. Raises `HeadError` as soon as no continuation can
     make it a head, so that a client is not left waiting for its timeout.
     """
-    end = buffer.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
+    end = _blank_line(buffer, start - 3 if start > 3 else 0, len(buffer))
     if end >= 0 and end + 4 <= limit:
         return end + 4
     if end >= 0 or len(buffer) > limit:
@@ -209,6 +210,22 @@ def find_end(buffer: bytes, start: int, limit: int) -> int:
         )
     if _BARE_LF.search(buffer, max(0, start - 1)):
         raise HeadError(errors.BAD_REQUEST, "a line ends in LF without CR")
+    return -1
+
+
+def _blank_line(data: bytes, at: int, size: int) -> int:
+    """Return the offset of the first CR LF CR LF from *at* on, or -1. Looks at every fourth byte of text."""
+    at += 3
+    while at < size:
+        last = data[at]
+        if last == 10:
+            if data[at - 1] == 13 and data[at - 2] == 10 and data[at - 3] == 13:
+                return at - 3
+            at += 2  # it may be the first LF of two
+        elif last == 13:
+            at += 1
+        else:
+            at += 4
     return -1
 
 
@@ -242,23 +259,25 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     """
     request = RequestHead()
     size = len(head)
-    at = _token_end(head, 0)
-    if at == 0 or head[at] != 32:
+    raw = head
+    at = _token_end(raw, 0)
+    if at == 0 or raw[at] != 32:
         raise _refused_request_line(head, limits)
-    method = head[:at]
+    # The usual one is always the same object: it is looked up several times, and keeps its hash.
+    method = _GET if at == 3 and raw[0] == 71 and raw[1] == 69 and raw[2] == 84 else raw[:at]
     target_at = at = at + 1
     query_at = 0
-    while _CLASS[head[at]] & _TARGET_BIT:
-        if head[at] == 63 and not query_at:  # "?"
+    while _CLASS[raw[at]] & _TARGET_BIT:
+        if raw[at] == 63 and not query_at:  # "?"
             query_at = at
         at += 1
     if (
         at == target_at
         or at + 11 > size
         or not head.startswith(b" HTTP/1.", at)
-        or not 48 <= head[at + 8] <= 49  # "0" or "1"
-        or head[at + 9] != 13
-        or head[at + 10] != 10
+        or not 48 <= raw[at + 8] <= 49  # "0" or "1"
+        or raw[at + 9] != 13
+        or raw[at + 10] != 10
         or at + 9 > limits.request_line_bytes
     ):
         raise _refused_request_line(head, limits)
@@ -266,10 +285,10 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         raise HeadError(errors.PROTOCOL_REFUSED, "this method is not served")
     if len(method) > _METHOD_BYTES_MAX:
         raise HeadError(errors.BAD_REQUEST, "the method is too long")
-    minor = head[at + 8] - 48
-    target = head[target_at:at]
+    minor = raw[at + 8] - 48
+    target = raw[target_at:at]
     request.method, request.target, request.minor = method, target, minor
-    request.path = head[target_at:query_at] if query_at else target
+    request.path = raw[target_at:query_at] if query_at else target
 
     host: bytes | None = None
     coding: bytes | None = None
@@ -278,7 +297,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     length = -1
     length_in_place = False
     at += 11
-    anew = not minor or head[target_at] != 47  # "/": else the request line is kept as well
+    anew = not minor or raw[target_at] != 47  # "/": else the request line is kept as well
     kept_at = at if anew else 0
     count = 0
     spans: list[bytes] = []
@@ -286,26 +305,26 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     field_bytes_max = limits.request_header_bytes
     while at < last:
         name_at = at
-        colon = _token_end(head, at)
-        if colon == name_at or head[colon] != 58:  # ":"
+        colon = _token_end(raw, at)
+        if colon == name_at or raw[colon] != 58:  # ":"
             raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
-        at = _value_end(head, colon + 1)
-        if head[at] != 13 or head[at + 1] != 10:
+        at = _value_end(raw, colon + 1)
+        if raw[at] != 13 or raw[at + 1] != 10:
             raise HeadError(errors.BAD_REQUEST, "a header line is malformed")
         at += 2
         count += 1
         if at - name_at > field_bytes_max:
             raise HeadError(errors.HEAD_TOO_LARGE, f"a header is larger than {field_bytes_max} bytes")
         name_bytes = colon - name_at
-        if name_bytes >= _NAME_BYTES_MAX or not _REQUEST_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
+        if name_bytes >= _NAME_BYTES_MAX or not _REQUEST_SHAPES[name_bytes * 32 + (raw[name_at] & 31)]:
             continue
-        name = head[name_at:colon]
+        name = raw[name_at:colon]
         meaning = _REQUEST_FIELDS.get(name)
         if meaning is None:
             meaning = _REQUEST_FIELDS.get(name.lower())
         if meaning is None:
             continue
-        value = _trimmed(head, colon + 1, at - 2)
+        value = _trimmed(raw, colon + 1, at - 2)
         if meaning == _HOST_FIELD:
             if host is not None:
                 raise HeadError(errors.BAD_REQUEST, "more than one Host header")
@@ -344,7 +363,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
             request.forwarded_proto = value
         # This line does not go on: close the span of kept lines before it.
         if kept_at < name_at:
-            spans.append(head[kept_at:name_at])
+            spans.append(raw[kept_at:name_at])
         kept_at = at
     if count > limits.request_headers:
         raise HeadError(errors.HEAD_TOO_LARGE, f"more than {limits.request_headers} headers")
@@ -385,7 +404,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     request.host = host
 
     if kept_at < last:
-        spans.append(head[kept_at:last])
+        spans.append(raw[kept_at:last])
     request.lines = _joined(spans, added)
     if anew:
         _write_request_line(request)
@@ -437,27 +456,28 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
     bad = errors.RESPONSE_MALFORMED
     response = ResponseHead()
     size = len(head)
+    raw = head
     if (
         size < 16
         or not head.startswith(b"HTTP/1.")
-        or not 48 <= head[7] <= 49
-        or head[8] != 32
-        or not 49 <= head[9] <= 53
-        or not _CLASS[head[10]] & _CLASS[head[11]] & _DIGIT_BIT
-        or (head[12] != 32 and head[12] != 13)
+        or not 48 <= raw[7] <= 49
+        or raw[8] != 32
+        or not 49 <= raw[9] <= 53
+        or not _CLASS[raw[10]] & _CLASS[raw[11]] & _DIGIT_BIT
+        or (raw[12] != 32 and raw[12] != 13)
     ):
         raise HeadError(bad, "the status line is malformed")
-    minor = head[7] - 48
-    status = (head[9] - 48) * 100 + (head[10] - 48) * 10 + head[11] - 48
-    line_end = at = _value_end(head, 12)
-    if head[at] != 13 or head[at + 1] != 10:
+    minor = raw[7] - 48
+    status = (raw[9] - 48) * 100 + (raw[10] - 48) * 10 + raw[11] - 48
+    line_end = at = _value_end(raw, 12)
+    if raw[at] != 13 or raw[at + 1] != 10:
         raise HeadError(bad, "the status line is malformed")
     at += 2
     coding = False
     connection: bytes | None = None
     length = -1
     no_length = status < 200 or status == 204
-    anew = not minor or head[12] != 32  # else the status line is kept as well
+    anew = not minor or raw[12] != 32  # else the status line is kept as well
     kept_at = at if anew else 0
     count = 0
     spans: list[bytes] = []
@@ -465,24 +485,24 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
     last = size - 2
     while at < last:
         name_at = at
-        colon = _token_end(head, at)
-        if colon == name_at or head[colon] != 58:
+        colon = _token_end(raw, at)
+        if colon == name_at or raw[colon] != 58:
             raise HeadError(bad, "a header line is malformed")
-        at = _value_end(head, colon + 1)
-        if head[at] != 13 or head[at + 1] != 10:
+        at = _value_end(raw, colon + 1)
+        if raw[at] != 13 or raw[at + 1] != 10:
             raise HeadError(bad, "a header line is malformed")
         at += 2
         count += 1
         name_bytes = colon - name_at
-        if name_bytes >= _NAME_BYTES_MAX or not _RESPONSE_SHAPES[name_bytes * 32 + (head[name_at] & 31)]:
+        if name_bytes >= _NAME_BYTES_MAX or not _RESPONSE_SHAPES[name_bytes * 32 + (raw[name_at] & 31)]:
             continue
-        name = head[name_at:colon]
+        name = raw[name_at:colon]
         meaning = _RESPONSE_FIELDS.get(name)
         if meaning is None:
             meaning = _RESPONSE_FIELDS.get(name.lower())
         if meaning is None:
             continue
-        value = _trimmed(head, colon + 1, at - 2)
+        value = _trimmed(raw, colon + 1, at - 2)
         if meaning == _LENGTH:
             if length >= 0:
                 raise HeadError(bad, "more than one Content-Length")
@@ -506,7 +526,7 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
         elif meaning == _REFUSE:
             raise HeadError(bad, "a header name imitates one that frames")
         if kept_at < name_at:
-            spans.append(head[kept_at:name_at])
+            spans.append(raw[kept_at:name_at])
         kept_at = at
     if count > limits.response_headers:
         raise HeadError(bad, f"more than {limits.response_headers} headers")
@@ -521,10 +541,10 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
         follows = UNTIL_CLOSE if length < 0 else length
     response.status, response.length = status, follows
     if kept_at < last:
-        spans.append(head[kept_at:last])
+        spans.append(raw[kept_at:last])
     response.lines = _joined(spans, added)
     if anew:
-        reason = head[13:line_end] if line_end > 13 else b""
+        reason = raw[13:line_end] if line_end > 13 else b""
         response.lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, response.lines)
     keep_alive = minor == 1
     if connection is not None:
