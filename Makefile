@@ -15,7 +15,7 @@ setup: $(STAMP)  ## make .venv with the locked dependencies
 
 build: $(BUILT)  ## compile the hot path (without a compiler: the same source runs as Python)
 
-$(BUILT): $(STAMP) setup.py proxy/native.py $(wildcard proxy/worker/*.p* proxy/worker/http1/*.p*)
+$(BUILT): $(STAMP) setup.py proxy/native.py $(wildcard $(addsuffix /*.p*,proxy/link proxy/policy proxy/worker proxy/worker/http1))
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $(BUILT)
 

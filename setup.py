@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a build backend does not do that
 
-from proxy.native import MODULES
+from proxy.native import EXTRAS, MODULES
 
 REQUIRED = os.environ.get("ANYPORT_REQUIRE_ALL") == "1"
 
@@ -30,11 +30,11 @@ def extensions() -> list[Extension]:
         [
             Extension(
                 name,
-                [name.replace(".", "/") + ".py"],
+                [name.replace(".", "/") + (".pyx" if name in EXTRAS else ".py")],
                 extra_compile_args=["-O2"],
                 optional=not REQUIRED,  # a compiler that is missing or fails: go on with the source
             )
-            for name in MODULES
+            for name in (*MODULES, *EXTRAS)
         ],
         build_dir="build/cython",
         compiler_directives={

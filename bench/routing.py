@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bench.harness import table
+from proxy.link.cells import Cells
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.backends import Table
@@ -78,7 +79,7 @@ def world(backends: int, services: int, revision: int = 1) -> TableSnapshot:
 
 def _cell(backends: int, services: int) -> tuple[Requests, Table]:
     board = Scoreboard.create(1)
-    routes = Table(lambda slot: board.begin_block(0, slot))
+    routes = Table(lambda slot: Cells(board.begin_block(0, slot)))
     routes.apply(world(backends, services))
     chosen = random.Random(backends * services)
     names = [f"service-{chosen.randrange(min(services, backends))}.example.com" for _ in range(_REQUESTS)]

@@ -20,6 +20,7 @@ from bench.harness import Bench, Sample, table
 from bench.routing import world
 from proxy.link import scoreboard as sb
 from proxy.link import snapshots
+from proxy.link.cells import Cells
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import Decoder, TableSnapshot
 from proxy.policy.backends import Table
@@ -80,7 +81,7 @@ def _cells(seen: Sample) -> list[str]:
 
 def _inside(pair: Sequence[TableSnapshot], rounds: int) -> Iterator[list[float]]:
     board = Scoreboard.create(1)
-    decoder, held = Decoder(), Table(lambda slot: board.begin_block(0, slot))
+    decoder, held = Decoder(), Table(lambda slot: Cells(board.begin_block(0, slot)))
     for revision in range(2 * rounds + 1):
         fd = snapshots.seal(snapshots.encode(replace(pair[revision % 2], revision=revision + 1)))
         steps_ms = _timed(_take(decoder, held, fd))

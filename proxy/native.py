@@ -27,6 +27,8 @@ MODULES: Final = (
     "proxy.worker.sockets",
     "proxy.worker.state",
 )
+# In C alone, and optional: whoever uses one has a way without it.
+EXTRAS: Final = ("proxy.worker.syscalls",)
 
 
 def kind() -> str:
@@ -42,6 +44,8 @@ class _SourceFinder:
     def find_spec(
         name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if name in EXTRAS:
+            raise ModuleNotFoundError(f"{name} exists compiled only", name=name)
         if name not in MODULES or path is None:
             return None
         source = Path(path[0], f"{name.rpartition('.')[2]}.py")  # a package of ours is one folder

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def _stale() -> list[str]:
     """Return the modules whose compiled form is missing or older than what it was made from."""
     found = []
-    for name in native.MODULES:
+    for name in (*native.MODULES, *native.EXTRAS):
         stem = ROOT / name.replace(".", "/")
-        sources = [path for end in (".py", ".pxd") if (path := stem.with_suffix(end)).exists()]
+        sources = [path for end in (".py", ".pxd", ".pyx") if (path := stem.with_suffix(end)).exists()]
         compiled = [path for end in EXTENSION_SUFFIXES if (path := Path(f"{stem}{end}")).exists()]
         newest = max(path.stat().st_mtime for path in sources)
         if not any(path.stat().st_mtime >= newest for path in compiled):

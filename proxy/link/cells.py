@@ -15,16 +15,17 @@ _RESPONSE_BYTES = sb.RESPONSE_BYTES
 class Cells:
     """The cells of a block, or of the head of a row, by offset."""
 
-    __slots__ = ("_cells",)
+    __slots__ = ("_cells", "_owner")
 
     def __init__(self, cells: memoryview[int]) -> None:
-        self._cells = cells
+        self._owner = cells  # keeps the memory mapped
+        self._cells = memoryview(cells)  # compiled: a pointer to its first cell, see the .pxd
 
     def __getitem__(self, cell: int) -> int:
-        return self._cells[cell]
+        return self._owner[cell]
 
     def __setitem__(self, cell: int, value: int) -> None:
-        self._cells[cell] = value
+        self._owner[cell] = value
 
     def add(self, cell: int, amount: int) -> None:
         """Add *amount* to *cell*."""

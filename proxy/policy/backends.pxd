@@ -1,5 +1,7 @@
 # cython: language_level=3
 # The types of backends.py, for the compiler only. Without them the same source runs as plain Python.
+from proxy.link.cells cimport Cells
+
 
 cdef class Backend:
     cdef readonly tuple place
@@ -17,9 +19,17 @@ cdef class Backend:
 cdef class Service:
     cdef readonly str name
     cdef readonly int slot
-    cdef readonly object counters
+    cdef readonly Cells counters
     cdef public tuple eligible, answering, backends
     cdef readonly RetryBudget retries
+
+
+cdef class Table:
+    cdef object _counters_of, _rows
+    cdef dict _services, _backends
+    cdef readonly object router
+    cdef readonly long long revision
+    cdef readonly bint loaded
 
 
 cdef class RetryBudget:

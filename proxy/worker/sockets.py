@@ -18,10 +18,15 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os import read as _read
-from os import write as _write
 from os import writev as _writev
 from typing import Any, Final
+
+try:
+    from proxy.worker.syscalls import read as _read
+    from proxy.worker.syscalls import write as _write
+except ImportError:  # not compiled
+    from os import read as _read
+    from os import write as _write
 
 _FIN: Final = select.EPOLLRDHUP
 _IN: Final = select.EPOLLIN | _FIN

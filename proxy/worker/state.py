@@ -20,6 +20,7 @@ from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
 from proxy.worker.accesslog import AccessLogWriter, now
 from proxy.worker.heartbeat import Heartbeat
+from proxy.worker.http1.head import HeadLimits
 from proxy.worker.sockets import Poller
 from proxy.worker.tls import ListenersTls
 
@@ -53,9 +54,17 @@ class HotSettings:
     """What every request asks the settings for, without the detour through their sections."""
 
     __slots__ = (
-        "client_idle_s", "idle_connections_per_backend", "logs_all", "logs_errors", "request_body_s",
-        "request_head_bytes", "requests_per_connection", "requests_per_upstream_connection",
-        "response_head_bytes", "response_head_s", "response_idle_s", "upstream_idle_s",
+        "client_idle_s",
+        "heads",
+        "idle_connections_per_backend",
+        "logs_all",
+        "logs_errors",
+        "request_body_s",
+        "requests_per_connection",
+        "requests_per_upstream_connection",
+        "response_head_s",
+        "response_idle_s",
+        "upstream_idle_s",
     )  # fmt: skip
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -65,8 +74,7 @@ class HotSettings:
         self.response_head_s = timeouts.response_head_s
         self.response_idle_s = timeouts.response_idle_s
         self.upstream_idle_s = timeouts.upstream_idle_s
-        self.request_head_bytes = limits.request_head_bytes
-        self.response_head_bytes = limits.response_head_bytes
+        self.heads = HeadLimits(limits)
         self.requests_per_connection = limits.requests_per_connection
         self.requests_per_upstream_connection = limits.requests_per_upstream_connection
         self.idle_connections_per_backend = limits.idle_connections_per_backend

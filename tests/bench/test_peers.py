@@ -11,6 +11,7 @@ from bench import peers, throughput
 from bench.harness import HERE
 from bench.routing import world
 from proxy.config import load
+from proxy.link.cells import Cells
 from proxy.policy.backends import Table
 
 
@@ -54,7 +55,7 @@ def test_the_request_of_the_small_case_is_the_one_that_wrk_sends() -> None:
 
 @pytest.mark.parametrize(("backends", "services"), [(10, 1), (10, 100), (100, 10)])
 def test_a_world_has_what_its_size_says(backends: int, services: int) -> None:
-    table = Table(lambda slot: memoryview(bytearray(8 * 128)).cast("q"))
+    table = Table(lambda slot: Cells(memoryview(bytearray(8 * 128)).cast("q")))
     table.apply(world(backends, services))
     found = [table.router.find(f"service-{n}.example.com".encode(), b"/") for n in range(services)]
     assert sum(len(service.eligible) for service in found if service is not None) == backends

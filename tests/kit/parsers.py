@@ -18,6 +18,7 @@ from proxy.worker.http1.head import (
     CHUNKED,
     UNTIL_CLOSE,
     HeadError,
+    HeadLimits,
     RequestHead,
     ResponseHead,
     find_end,
@@ -25,7 +26,7 @@ from proxy.worker.http1.head import (
     parse_response,
 )
 
-LIMITS: Final = Limits()
+LIMITS: Final = HeadLimits(Limits())
 _WHOLE: Final = 2**62
 
 Headers = tuple[tuple[bytes, bytes], ...]

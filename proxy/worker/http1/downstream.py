@@ -293,7 +293,7 @@ class ClientConnection:
             self._on_body_bytes(data)
         elif phase == _WAIT:
             self._buffer += data  # pipelined, or meant for the far end of an upgrade
-            if len(self._buffer) > self._state.hot.request_head_bytes:
+            if len(self._buffer) > self._state.hot.heads.request_head_bytes:
                 self.pause_reading()
         elif phase == _LINGER:
             self._left -= len(data)
@@ -313,7 +313,7 @@ class ClientConnection:
         if data[0] == 13:  # CR
             data = self._skip_empty_lines(data)
         try:
-            end = find_end(data, self._scanned, state.hot.request_head_bytes)
+            end = find_end(data, self._scanned, state.hot.heads.request_head_bytes)
             if end < 0:
                 if not self._scanned and data:
                     self.deadline_s = state.now_s + state.settings.timeouts.request_head_s
@@ -321,7 +321,7 @@ class ClientConnection:
                 if self._eof:  # it will never be whole
                     self._linger()
                 return
-            head = parse_request(data[:end], state.settings.limits)
+            head = parse_request(data if end == len(data) else data[:end], state.hot.heads)
         except HeadError as exc:
             self._refuse(exc)
             return

@@ -7,6 +7,8 @@ from proxy.worker.http1.upstream cimport UpstreamConnection
 from proxy.worker.state cimport WorkerState
 cimport cython
 
+cdef int _IN_FLIGHT
+
 cdef int _AS_IS, _CHUNKS, _RAW
 
 

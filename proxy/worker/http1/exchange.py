@@ -34,6 +34,7 @@ _WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD"))
 _SUSPECT_S: Final = 1.0  # how long a backend that refused a connection is only a last resort
 
 _AS_IS, _CHUNKS, _RAW = range(3)  # how the response body goes to the client
+_IN_FLIGHT: Final = sb.IN_FLIGHT
 
 
 # HOT PATH. One object per request; no task, no future and no exception unless something goes wrong.
@@ -90,7 +91,7 @@ class Exchange:
             self._fail(errors.UNKNOWN_SERVICE if table.loaded else errors.TABLE_NOT_LOADED)
             return
         self.service = service
-        service.counters.add(sb.IN_FLIGHT, 1)
+        service.counters.add(_IN_FLIGHT, 1)
         service.retries.note_request(state.now_s)
         if not service.eligible:
             self._fail(BY_REASON[why_none(service.backends)])
@@ -400,5 +401,5 @@ class Exchange:
         self.over = True
         self._leave_backend()
         if self.service is not None:
-            self.service.counters.add(sb.IN_FLIGHT, -1)
+            self.service.counters.add(_IN_FLIGHT, -1)
         record(self._state, self)

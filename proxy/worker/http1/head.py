@@ -58,6 +58,7 @@ _LENGTH_MAX: Final = 2**63 - 1
 _METHOD_BYTES_MAX: Final = 32
 _GET: Final = b"GET"
 _PORT_MAX: Final = 65_535
+_MALFORMED: Final = errors.RESPONSE_MALFORMED
 _NOT_SERVED: Final = frozenset((b"TRACE", b"TRACK", b"CONNECT"))
 _METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
@@ -80,6 +81,7 @@ _NOT_NOMINABLE: Final = frozenset(
 )  # fmt: skip
 _NOT_NOMINABLE_BEGINNINGS: Final = (b"x-forwarded-", b"x-anyport-")
 _CONNECTION_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b""))
+_KEEP_ALIVE_ALONE: Final = frozenset((b"keep-alive", b"Keep-Alive"))
 _COMMON_CONNECTION: Final = {
     b"keep-alive": frozenset((b"keep-alive",)),
     b"close": frozenset((b"close",)),
@@ -152,6 +154,23 @@ class HeadError(Exception):
         self.error = error
         self.detail = detail
         self.status = status or error.status
+
+
+class HeadLimits:
+    """The limits on heads, as the parser reads them."""
+
+    __slots__ = (
+        "request_head_bytes", "request_header_bytes", "request_headers", "request_line_bytes",
+        "response_head_bytes", "response_headers",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self.request_line_bytes = limits.request_line_bytes
+        self.request_head_bytes = limits.request_head_bytes
+        self.request_header_bytes = limits.request_header_bytes
+        self.request_headers = limits.request_headers
+        self.response_head_bytes = limits.response_head_bytes
+        self.response_headers = limits.response_headers
 
 
 class RequestHead:
@@ -252,7 +271,7 @@ def _trimmed(data: bytes, start: int, end: int) -> bytes:
     return data[start:end]
 
 
-def parse_request(head: bytes, limits: Limits) -> RequestHead:
+def parse_request(head: bytes, limits: HeadLimits) -> RequestHead:
     """Return the request whose head, up to and with its blank line, is *head*.
 
     Every loop below ends at the latest at the CR of that blank line, so no index runs past the end.
@@ -448,12 +467,12 @@ def _check_upgrade(request: RequestHead) -> None:
         raise HeadError(errors.BAD_REQUEST, "Sec-WebSocket-Version is not 13")
 
 
-def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
+def parse_response(head: bytes, method: bytes, limits: HeadLimits) -> ResponseHead:
     """Return the response to a *method* request whose head is *head*.
 
     The body length follows RFC 9112 section 6.3. Raises `HeadError` with response_malformed.
     """
-    bad = errors.RESPONSE_MALFORMED
+    bad = _MALFORMED
     response = ResponseHead()
     size = len(head)
     raw = head
@@ -547,7 +566,9 @@ def parse_response(head: bytes, method: bytes, limits: Limits) -> ResponseHead:
         reason = raw[13:line_end] if line_end > 13 else b""
         response.lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, response.lines)
     keep_alive = minor == 1
-    if connection is not None:
+    if connection is not None and connection in _KEEP_ALIVE_ALONE:  # what nearly all say who say something
+        keep_alive = True
+    elif connection is not None:
         tokens = _connection_tokens(connection)
         keep_alive = b"close" not in tokens and (keep_alive or b"keep-alive" in tokens)
         names = tokens - _CONNECTION_OPTIONS
@@ -610,12 +631,12 @@ def _is_request_id(value: bytes) -> bool:
 
 def _body_length(value: bytes, error: ErrorCode) -> int:
     size = len(value)
-    at = 0
-    while at < size and _CLASS[value[at]] & _DIGIT_BIT:
-        at += 1
-    if 0 < size <= _LENGTH_DIGITS_MAX and at == size:
-        length = int(value)
-        if length <= _LENGTH_MAX:
+    at = length = 0
+    if 0 < size <= _LENGTH_DIGITS_MAX:
+        while at < size and _CLASS[value[at]] & _DIGIT_BIT:
+            length = length * 10 + value[at] - 48
+            at += 1
+        if at == size and length <= _LENGTH_MAX:
             return length
     raise HeadError(error, "Content-Length is not one decimal number below 2^63")
 
@@ -663,7 +684,7 @@ def _other_target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, byt
     return authority, rest if rest[:1] == b"/" else b"/" + rest
 
 
-def _refused_request_line(head: bytes, limits: Limits) -> HeadError:
+def _refused_request_line(head: bytes, limits: HeadLimits) -> HeadError:
     """Say as precisely as possible why *head* does not begin with a request line."""
     line = head[: head.find(b"\r\n")]
     if len(line) > limits.request_line_bytes:

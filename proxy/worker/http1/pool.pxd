@@ -5,6 +5,8 @@ from proxy.worker.http1.upstream cimport UpstreamConnection
 from proxy.worker.state cimport HotSettings, WorkerState
 cimport cython
 
+cdef int _UPSTREAM_REUSES
+
 @cython.locals(connection=UpstreamConnection)
 cpdef UpstreamConnection take(WorkerState state, Backend backend)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy import errors
 from proxy.errors import ErrorCode
@@ -19,6 +19,7 @@ from proxy.worker.state import WorkerState
 if TYPE_CHECKING:
     from proxy.worker.http1.exchange import Exchange
 
+_UPSTREAM_REUSES: Final = sb.UPSTREAM_REUSES
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -35,7 +36,7 @@ def take(state: WorkerState, backend: Backend) -> UpstreamConnection | None:
             state.head.add(sb.UPSTREAM_CLOSED, 1)
             connection.abort()
             continue
-        state.head.add(sb.UPSTREAM_REUSES, 1)
+        state.head.add(_UPSTREAM_REUSES, 1)
         return connection
     return None
 

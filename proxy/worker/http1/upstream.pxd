@@ -2,7 +2,7 @@
 # The types of upstream.py, for the compiler only. Without them the same source runs as plain Python.
 from proxy.policy.backends cimport Backend
 from proxy.worker.http1.exchange cimport Exchange
-from proxy.worker.http1.head cimport ResponseHead
+from proxy.worker.http1.head cimport HeadLimits, ResponseHead
 from proxy.worker.state cimport WorkerState
 cimport cython
 
@@ -35,7 +35,7 @@ cdef class UpstreamConnection:
     cpdef abort(self)
     cpdef data_received(self, bytes data)
     @cython.locals(
-        exchange=Exchange, buffer=bytes, body=bytes, head=ResponseHead, end=Py_ssize_t, extra=bint, ended=bint
+        exchange=Exchange, buffer=bytes, body=bytes, head=ResponseHead, heads=HeadLimits, end=Py_ssize_t, extra=bint, ended=bint
     )
     cdef _on_head_bytes(self, bytes data)
     @cython.locals(exchange=Exchange, payload=bytes)

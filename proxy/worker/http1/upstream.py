@@ -194,16 +194,16 @@ class UpstreamConnection:
         exchange = self.exchange
         assert exchange is not None
         buffer = self._buffer + data if self._buffer else data
-        limits = self._state.settings.limits
+        heads = self._state.hot.heads
         try:
             while True:
-                end = find_end(buffer, self._scanned, self._state.hot.response_head_bytes)
+                end = find_end(buffer, self._scanned, heads.response_head_bytes)
                 if end < 0:
                     if not buffer.startswith(_BEGINNING[: len(buffer)]):
                         raise HeadError(errors.RESPONSE_MALFORMED, "the status line is malformed")
                     self._buffer, self._scanned = buffer, len(buffer)
                     return
-                head = parse_response(buffer[:end], exchange.head.method, limits)
+                head = parse_response(buffer[:end], exchange.head.method, heads)
                 buffer = buffer[end:]
                 self._scanned = 0
                 if head.status >= 200 or head.status == 101:

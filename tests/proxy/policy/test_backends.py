@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.model import BackendKey
+from proxy.link.cells import Cells
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.backends import Backend, RetryBudget, Service, Table, why_none
 from proxy.steps import ROWS_PER_STEP
@@ -21,7 +22,7 @@ class World:
     """A table and its revisions."""
 
     def __init__(self) -> None:
-        self.table = Table(lambda slot: memoryview(bytearray(8 * 128)).cast("q"))
+        self.table = Table(lambda slot: Cells(memoryview(bytearray(8 * 128)).cast("q")))
         self.revision = 0
 
     def apply(

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.settings import Limits
-from proxy.worker.http1.head import CHUNKED, HeadError, RequestHead, find_end, parse_request
+from proxy.worker.http1.head import CHUNKED, HeadError, HeadLimits, RequestHead, find_end, parse_request
 from tests.kit.desync import REFUSED, get, post
 
-LIMITS = Limits()
+LIMITS = HeadLimits(Limits())
 HANDSHAKE = [b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Sec-WebSocket-Version: 13"]
 
 
@@ -186,7 +186,7 @@ def test_a_websocket_handshake_has_one_key_of_16_bytes_and_version_13(lines: lis
 
 def test_one_header_line_may_not_be_larger_than_its_limit() -> None:
     """S54, the limit of a single header: 431, whatever the head as a whole may be."""
-    limits = Limits(request_header_bytes=1000, request_head_bytes=10_000)
+    limits = HeadLimits(Limits(request_header_bytes=1000, request_head_bytes=10_000))
     fits = get(b"X: " + b"y" * (1000 - 5))
     assert fields(parse_request(fits, limits))
     with pytest.raises(HeadError) as caught:
@@ -288,7 +288,9 @@ def test_the_end_of_a_head_is_found_wherever_it_is_cut(data: list[bytes]) -> Non
 @pytest.mark.parametrize("limit_first", [True, False])
 def test_time_grows_with_the_bytes_not_with_their_square(limit_first: bool) -> None:
     """Invariant I7: a flood of headers must not cost more per byte the larger it is."""
-    limits = Limits(request_headers=10**6, request_head_bytes=10**8) if not limit_first else LIMITS
+    limits = (
+        HeadLimits(Limits(request_headers=10**6, request_head_bytes=10**8)) if not limit_first else LIMITS
+    )
 
     def spent_s(count: int) -> float:
         head = get(*[b"X-%d: y" % i for i in range(count)])

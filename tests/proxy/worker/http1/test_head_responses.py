@@ -10,13 +10,14 @@ from proxy.worker.http1.head import (
     CHUNKED,
     UNTIL_CLOSE,
     HeadError,
+    HeadLimits,
     ResponseHead,
     find_end,
     parse_response,
 )
 from tests.kit.desync_responses import REFUSED
 
-LIMITS = Limits()
+LIMITS = HeadLimits(Limits())
 
 
 def parse(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET") -> ResponseHead:
