@@ -112,9 +112,13 @@ class UpstreamConnection:
         return data
 
     def close(self) -> None:
+        """End it. A backend that has answered without taking all of the request need not take the rest."""
         self.exchange = None
         self._phase = _OVER
-        self._transport.close()
+        if self.flushed:
+            self._transport.close()
+        else:
+            self._transport.abort()
 
     def abort(self) -> None:
         """Drop the connection at once: cancels what the backend is doing for it."""

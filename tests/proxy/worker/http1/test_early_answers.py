@@ -1,0 +1,66 @@
+"""A backend that answers before it has read the request (S50): the answer arrives, and nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from proxy.link import scoreboard as sb
+from tests.kit.backends import Visit
+from tests.kit.stage import Stage
+from tests.kit.wire import Wire, response
+from tests.kit.workers import wait_for
+
+_UPLOAD_BYTES = 30_000_000
+_REFUSAL = response(b"too big", "Connection: close", status="413 Content Too Large")
+
+
+def _upload(client: Wire) -> threading.Thread:
+    """Send a long request for as long as the other side takes it."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            client.send(b"POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: %d\r\n\r\n" % _UPLOAD_BYTES)
+            for _ in range(_UPLOAD_BYTES // 100_000):
+                client.send(bytes(100_000))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def test_a_refusal_and_a_reset_for_the_rest_is_the_refusal(stage: Stage) -> None:
+    """Closing with bytes unread is a reset, and our next write fails: the answer is there to be read all the
+    same. At full speed the reset often comes between two events, so one upload would prove little."""
+
+    def refusing(visit: Visit) -> None:
+        visit.read_head()
+        visit.read_exactly(1000)
+        visit.send(_REFUSAL)
+
+    stage.serve(refusing, linger_s=0.05)
+    for _ in range(15):
+        client = stage.client()
+        sending = _upload(client)
+        answer = client.read_response("POST")
+        assert (answer.status, answer.body) == (413, b"too big"), answer
+        client.close()
+        sending.join()
+
+
+def test_a_backend_that_answers_and_then_ignores_us_is_left(stage: Stage) -> None:
+    """It reads no more and does not close: what it has not taken must not keep the connection for ever."""
+
+    def ignoring(visit: Visit) -> None:
+        visit.read_head()
+        visit.send(_REFUSAL)
+        visit.backend.going.wait(30)
+
+    before = stage.worker.head(sb.UPSTREAMS)
+    stage.serve(ignoring, linger_s=0.05)
+    client = stage.client()
+    sending = _upload(client)
+    assert client.read_response("POST").status == 413
+    wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == before, "the backend's connection is closed")
+    client.close()
+    sending.join()
