@@ -28,6 +28,7 @@ from proxy.link.snapshots import TableSnapshot
 log = logging.getLogger("anyport.control")
 
 _PATIENCE_S: Final = 0.02
+_LAST_ANSWERS_S: Final = 0.5  # for the requests of those who have connected before a successor took over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +96,13 @@ async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Con
         # A load balancer that asks both during an upgrade must not hear "not ready" from the new one.
         while given.patient and not (ending.leave.is_set() or _workers_up(plane)):  # noqa: ASYNC110
             await asyncio.sleep(_PATIENCE_S)
-        async with serving(public, given.metrics_socket), serving(admin, given.admin_socket):
+        async with serving(public, given.metrics_socket) as one, serving(admin, given.admin_socket) as other:
             await ending.leave.wait()
+            if not ending.stop.is_set():
+                await one.stop()
+                await other.stop()
+                await asyncio.sleep(_LAST_ANSWERS_S)
+        plane.drain()
         await ending.stop.wait()  # the workers may still need tables
 
 
@@ -113,12 +119,12 @@ def _reacting(
     lifeline_fd = given.lifeline_fd
 
     def terminate() -> None:
-        if plane.status.draining:
+        if plane.status.draining or ending.leave.is_set():
             ending.now()
         plane.drain()
 
     def hand_over() -> None:
-        plane.drain()
+        # Not draining yet as far as /readyz is concerned: whoever still asks here asks for the successor too.
         ending.leave.set()
 
     def hang_up() -> None:

@@ -30,7 +30,7 @@ async def connect(loop: asyncio.AbstractEventLoop, host: str, port: int, timeout
             raise ConnectionResetError
         # On this host a dial to a dead port of the ephemeral range can be given that very port as its
         # source, and then TCP connects us to ourselves (simultaneous open, RFC 9293 section 3.5).
-        if sock.getsockname() == sock.getpeername():
+        if sock.getsockname()[1] == port and sock.getsockname() == sock.getpeername():
             raise ConnectionRefusedError
     except BaseException:
         sock.close()

@@ -1,7 +1,7 @@
 # cython: language_level=3
 # The types of sockets.py, for the compiler only. Without them the same source runs as plain Python.
 
-cdef object _read, _write, _writev
+cdef object _accept, _read, _write, _writev
 cdef int _FIN, _IN, _OUT, _EVENTS_MAX, _ACCEPTS_MAX, _READ_BYTES, _BULK_READ_BYTES, _PIECES_MAX, _HIGH_BYTES
 cdef double _REST_S
 cdef object _EXHAUSTED
@@ -21,6 +21,7 @@ cdef class Poller:
     cdef int _spare
     cdef readonly bint caught_up
     cpdef watch(self, Item item, object fd, int old, int new)
+    cpdef forget(self, object fd)
     cpdef later(self, double delay_s, object call)
     cpdef retire(self, Stream stream)
     cpdef report(self, object error)
@@ -39,6 +40,7 @@ cdef class Stream(Item):
     cpdef close(self)
     cpdef abort(self)
     cpdef bury(self)
+    cdef _socket(self)
     cdef _receive(self)
     cdef _flush(self)
     cdef _shut(self)
@@ -50,7 +52,7 @@ cdef class Stream(Item):
 
 cdef class Listener(Item):
     cdef Poller _poller
-    cdef object _sock, _make, _on_turned_away, _sockname
+    cdef object _fd, _sock, _make, _on_turned_away, _sockname
     cdef int _mask
     cdef bint _open
     cpdef close(self)

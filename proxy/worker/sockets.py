@@ -22,11 +22,14 @@ from os import writev as _writev
 from typing import Any, Final
 
 try:
+    from proxy.worker.syscalls import accept as _accept
     from proxy.worker.syscalls import read as _read
     from proxy.worker.syscalls import write as _write
 except ImportError:  # not compiled
     from os import read as _read
     from os import write as _write
+
+    from proxy.worker.accepting import accept as _accept
 
 _FIN: Final = select.EPOLLRDHUP
 _IN: Final = select.EPOLLIN | _FIN
@@ -111,6 +114,10 @@ class Poller:
             except OSError:
                 self._spare = -1
 
+    def forget(self, fd: int) -> None:
+        """Tell nobody of *fd* any more; its owner is about to close it, which ends the watch as well."""
+        del self._items[fd]
+
     def later(self, delay_s: float, call: Callable[[], object]) -> None:
         self._loop.call_later(delay_s, call)
 
@@ -181,7 +188,7 @@ class Stream(Item):
     def __init__(
         self,
         poller: Poller,
-        sock: socket.socket,
+        sock: socket.socket | int,
         protocol: Any,
         peername: Any = None,
         sockname: Any = None,
@@ -189,8 +196,9 @@ class Stream(Item):
         early: bool = False,
     ) -> None:
         self._poller = poller
-        self._sock = sock
-        self._fd = sock.fileno()
+        # A descriptor becomes a socket when somebody needs one: seldom, and it costs a system call.
+        self._sock = None if isinstance(sock, int) else sock
+        self._fd = sock if isinstance(sock, int) else sock.fileno()
         self._protocol = protocol
         self._peername = peername
         self._sockname = sockname
@@ -307,15 +315,15 @@ class Stream(Item):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
-            return self._sock
+            return self._socket()
         try:
             if name == "peername":
                 if self._peername is None:
-                    self._peername = self._sock.getpeername()
+                    self._peername = self._socket().getpeername()
                 return self._peername
             if name == "sockname":
                 if self._sockname is None:
-                    self._sockname = self._sock.getsockname()
+                    self._sockname = self._socket().getsockname()
                 return self._sockname
         except OSError:  # it has ended before it was asked
             pass
@@ -342,11 +350,19 @@ class Stream(Item):
     def bury(self) -> None:
         """Give the socket back and tell the protocol. The poller's last word to a stream."""
         protocol, self._protocol = self._protocol, None
-        self._sock.close()
+        if self._sock is None:
+            os.close(self._fd)
+        else:
+            self._sock.close()
         if protocol is not None:
             protocol.connection_lost(self._error)
 
     # Bookkeeping
+
+    def _socket(self) -> socket.socket:
+        if self._sock is None:
+            self._sock = socket.socket(fileno=self._fd)
+        return self._sock
 
     def _receive(self) -> None:
         try:
@@ -410,7 +426,7 @@ class Stream(Item):
 
     def _shut(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._socket().shutdown(socket.SHUT_WR)
         except OSError as exc:
             self._break(exc)
 
@@ -433,7 +449,9 @@ class Stream(Item):
         self._reading = False
         self._out.clear()
         self._out_bytes = 0
-        self._watch()
+        if self._mask:
+            self._mask = 0
+            self._poller.forget(self._fd)
         self._poller.retire(self)
 
     def _watch(self) -> None:
@@ -446,7 +464,7 @@ class Stream(Item):
 class Listener(Item):
     """A listening socket: each connection becomes a `Stream` with a protocol of its own."""
 
-    __slots__ = ("_make", "_mask", "_on_turned_away", "_open", "_poller", "_sock", "_sockname")
+    __slots__ = ("_fd", "_make", "_mask", "_on_turned_away", "_open", "_poller", "_sock", "_sockname")
 
     def __init__(
         self,
@@ -457,6 +475,7 @@ class Listener(Item):
     ) -> None:
         self._poller = poller
         self._sock = sock
+        self._fd = sock.fileno()
         self._make = make
         self._on_turned_away = on_turned_away
         self._sockname = sock.getsockname()
@@ -472,7 +491,7 @@ class Listener(Item):
         failed = 0
         for _ in range(_ACCEPTS_MAX):
             try:
-                sock, peername = self._sock.accept()
+                fd, peername = _accept(self._fd)
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -482,10 +501,14 @@ class Listener(Item):
                     return
                 continue
             try:
-                sock.setblocking(False)
-                Stream(self._poller, sock, self._make(), peername, self._sockname)
+                protocol = self._make()
             except Exception as exc:
-                sock.close()
+                os.close(fd)
+                self._poller.report(exc)
+                continue
+            try:
+                Stream(self._poller, fd, protocol, peername, self._sockname)
+            except Exception as exc:  # it has ended already
                 self._poller.report(exc)
         if failed == _ACCEPTS_MAX:  # not theirs, then
             self._rest()

@@ -51,14 +51,18 @@ async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 @asynccontextmanager
-async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve *app* on the bound socket *sock* for the length of the context."""
+async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[web.SockSite]:
+    """Serve *app* on the bound socket *sock* for the length of the context.
+
+    To stop the site earlier ends accepting, and leaves those who are connected their time.
+    """
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=30.0
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, sock, backlog=128).start()
-        yield
+        site = web.SockSite(runner, sock, backlog=128)
+        await site.start()
+        yield site
     finally:
         await runner.cleanup()

@@ -27,6 +27,7 @@ cdef class ClientConnection:
     cpdef bytes request_bytes(self, RequestHead head, bytes request_id)
     cpdef pause_reading(self)
     cpdef resume_reading(self)
+    @cython.locals(exchange=Exchange)
     cpdef on_exchange_end(self)
     cdef _hold_back(self)
     cdef _go_on(self)

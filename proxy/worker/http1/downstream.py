@@ -101,9 +101,14 @@ class ClientConnection:
 
     def on_exchange_end(self) -> None:
         """The response is out: go on with the next request, or end the connection."""
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
         if self._phase == _BODY:
             self.keep_alive = False  # a rest of the request is still to come
+        elif exchange is not None and not exchange.head.keep_alive and not self._buffer:
+            # It has said that nothing follows, so there is nothing to wait for that could cost it the answer.
+            self._phase = _OVER
+            self._transport.close()
+            return
         if not self.keep_alive or ((self._eof or self._state.draining) and not self._buffer):
             self._linger()
             return

@@ -8,6 +8,7 @@ from functools import lru_cache
 from proxy.worker.http1.head import RequestHead
 
 
+@lru_cache(maxsize=4096)
 def forwarding_headers(peer: str, port: int, proto: bytes = b"http") -> bytes:
     """Return the header lines for a client at address *peer* that came in on *port*."""
     return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %d\r\n" % (

@@ -17,7 +17,7 @@ from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import TableSnapshot, make_link
 from proxy.link.sockets import listen
 from proxy.worker.accesslog import AccessLogWriter
-from proxy.worker.http1 import pool
+from proxy.worker.http1 import exchange, pool
 from proxy.worker.http1.downstream import ClientConnection
 from proxy.worker.process import Inheritance, Worker
 from proxy.worker.sockets import Listener
@@ -120,7 +120,7 @@ async def test_a_bug_while_dialling_is_a_500_and_the_next_request_is_served(
 async def test_a_bug_in_a_callback_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with _bench() as bench:
         with monkeypatch.context() as broken:
-            broken.setattr(bench.state.table, "router", None)
+            broken.setattr(exchange, "pick", lambda *_: 1 // 0)
             assert await bench.get() == b""
 
         assert bench.bugs == 1
