@@ -222,26 +222,26 @@ class Supervisor:
         if self._predecessor is None:
             return
         if self._predecessor.gone():
-            self._say("the running anyport has ended before this one was ready; its sockets are here")
-            self._predecessor.abandon()
+            said = "the running anyport has ended before this one was ready; its sockets are here"
         elif self._serving():
-            if self._surplus:
-                for sock in self._surplus:
-                    stop_handshakes(sock)
-                time.sleep(_LAST_HANDSHAKES_S)  # the predecessor still accepts them
-            self._predecessor.release()
-            self._say("this anyport has taken over")
+            said = "this anyport has taken over"
         elif now_s > self._take_over_by_s:
             self._give_up(f"it does not serve within {_TAKE_OVER_S:g} s")
             return
         else:
             return
-        self._predecessor = None
-        close_all(self._surplus)
         try:
-            self._offer_sockets()
+            self._offer_sockets()  # before the predecessor leaves: there is always one to ask at this path
         except OSError as exc:
             self._say(f"cannot listen on {self._handoff_path} ({exc.strerror}); the next upgrade has a gap")
+        if self._surplus:
+            for sock in self._surplus:
+                stop_handshakes(sock)
+            time.sleep(_LAST_HANDSHAKES_S)  # the predecessor still accepts them
+            close_all(self._surplus)
+        self._predecessor.release()
+        self._predecessor = None
+        self._say(said)
 
     def _serving(self) -> bool:
         """Whether there is a control process with a table, and every worker accepts connections."""

@@ -139,7 +139,7 @@ class Predecessor:
         return bool(select.select([self._channel], [], [], 0)[0])
 
     def release(self) -> None:
-        """Tell it that its work is done here."""
+        """Tell it, if it is still there, that its work is done."""
         with contextlib.suppress(OSError):
             self._channel.send(_READY)
         self._channel.close()
