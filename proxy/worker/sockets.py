@@ -37,7 +37,7 @@ _OUT: Final = select.EPOLLOUT
 _EVENTS_MAX: Final = 256  # served in one go; more of them wait for the next turn of the loop
 _ACCEPTS_MAX: Final = 64  # likewise
 _READ_BYTES: Final = 64 * 1024
-_BULK_READ_BYTES: Final = 256 * 1024  # once a read has come back full
+_BULK_READ_BYTES: Final = 128 * 1024  # once a read has come back full; more would not stay in the CPU's cache
 _REST_S: Final = 0.1  # before a listener that could not accept asks again
 _PIECES_MAX: Final = 64  # of one gathered write
 _HIGH_BYTES: Final = 64 * 1024
@@ -314,6 +314,8 @@ class Stream(Item):
         self._protocol = protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if self._fd < 0:
+            return default
         if name == "socket":
             return self._socket()
         try:
@@ -354,6 +356,7 @@ class Stream(Item):
             os.close(self._fd)
         else:
             self._sock.close()
+        self._fd = -1  # the number is somebody else's by now
         if protocol is not None:
             protocol.connection_lost(self._error)
 
@@ -490,6 +493,8 @@ class Listener(Item):
     def on_ready(self, _mask: int) -> None:
         failed = 0
         for _ in range(_ACCEPTS_MAX):
+            if not self._open:  # since the event, or by whom it has just accepted
+                return
             try:
                 fd, peername = _accept(self._fd)
             except BlockingIOError:

@@ -326,6 +326,62 @@ def test_a_protocol_that_fails_does_not_close_the_door(here: Yard, where: str) -
         protocol.transport.abort()
 
 
+def test_an_accepted_connection_that_has_ended_does_not_touch_its_old_descriptor(here: Yard) -> None:
+    """The number is soon somebody else's: a socket made of it would end with that one's connection."""
+    made: list[Recorder] = []
+
+    def make() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    _, listening = here.listener(make)
+    clients = [here.client(listening) for _ in range(2)]
+    here.until(lambda: len(made) == 2)
+    asked, silent = made
+    numbers = {fd_of(asked.transport)}
+    for client in clients:
+        client.send(b"x")
+    for ended in made:
+        ended.transport.abort()
+    here.until(lambda: asked.lost and silent.lost)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+    assert numbers <= set(others)
+    for ended in made:
+        assert ended.transport.get_extra_info("socket") is None
+        assert ended.transport.get_extra_info("sockname", "?") == "?"
+        ended.transport.write_eof()
+        ended.transport.write(b"x")
+        ended.transport.abort()
+    here.run()
+    for other in others:
+        os.close(other)  # each is still open
+
+
+@pytest.mark.parametrize("where", ["make", "made"])
+def test_a_listener_that_is_closed_while_it_accepts_accepts_no_more(here: Yard, where: str) -> None:
+    made: list[Recorder] = []
+
+    def close(_: object) -> None:
+        listener.close()
+
+    def make() -> Recorder:
+        made.append(Recorder(**({"made": close} if where == "made" else {})))
+        if where == "make":
+            close(None)
+        return made[-1]
+
+    listener, listening = here.listener(make)
+    for _ in range(3):
+        here.client(listening)
+    here.until(lambda: made)
+    turns = here.turns
+    here.run(50)
+    assert here.turns - turns <= 2
+    assert len(made) == 1
+    assert not here.bugs
+    made[0].transport.abort()
+
+
 def test_a_client_that_is_gone_before_it_is_accepted_does_no_harm(here: Yard) -> None:
     made: list[Recorder] = []
 
