@@ -256,6 +256,26 @@ class Stream(Item):
                 self._poller.report(exc)
                 self.fail(exc)
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        """Send *pieces* one behind the other, without making one of them first."""
+        if self._closing or self._eof:
+            return
+        if self._out:
+            self.write(b"".join(pieces))
+            return
+        try:
+            sent = _writev(self._fd, pieces)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            self._out_bytes = sum(map(len, pieces))
+            self._break(exc)
+            return
+        self._said = True
+        left = sum(map(len, pieces)) - sent
+        if left:
+            self.write(b"".join(pieces)[sent:])
+
     def write_eof(self) -> None:
         """Close the sending side once everything is out."""
         if not self._eof and not self._closing:

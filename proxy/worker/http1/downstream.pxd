@@ -11,7 +11,7 @@ cdef int _HEAD, _BODY, _WAIT, _LINGER, _OVER, _LEADING_EMPTY_LINES_MAX
 cdef class ClientConnection:
     cdef WorkerState _state
     cdef Exchange _exchange
-    cdef readonly object write
+    cdef readonly object write, writelines
     cdef object _transport, _header, _chunks, _progress
     cdef bytes _buffer, _forwarding_end, _scheme
     cdef str _peer

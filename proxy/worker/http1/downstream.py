@@ -39,6 +39,7 @@ class ClientConnection:
         "_buffer", "_chunks", "_empty_lines", "_eof", "_exchange", "_forwarding_end", "_header", "_left",
         "_old_at_s", "_paused", "_peer", "_phase", "_port", "_progress", "_requests", "_scanned", "_scheme",
         "_state", "_transport", "_trusted", "_unsent_bytes", "deadline_s", "full", "keep_alive", "write",
+        "writelines",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, header: ProxyHeader | None = None) -> None:
@@ -218,6 +219,7 @@ class ClientConnection:
         state = self._state
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        self.writelines = self._transport.writelines
         header = self._header
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if header is not None and header.client is not None:

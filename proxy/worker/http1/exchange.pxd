@@ -9,7 +9,7 @@ cimport cython
 
 cdef int _IN_FLIGHT
 
-cdef int _AS_IS, _CHUNKS, _RAW
+cdef int _AS_IS, _CHUNKS, _RAW, _APART_BYTES
 
 
 cdef class Exchange:
@@ -26,7 +26,7 @@ cdef class Exchange:
     cdef readonly int attempts
     cdef readonly bint delivered, over, request_ended
     cdef object delivered_error
-    cdef bytes _out
+    cdef bytes _out, _out_body
     cdef bint _out_complete
     cdef readonly int status
     cdef readonly object error, detail
@@ -38,7 +38,7 @@ cdef class Exchange:
     cpdef on_request_body(self, bytes payload, bint ended)
     cdef _try(self, Backend backend, object connect_left_s=*)
     cdef _send_on(self, UpstreamConnection connection)
-    @cython.locals(client=ClientConnection, request=RequestHead, added=bytes)
+    @cython.locals(client=ClientConnection, request=RequestHead, added=bytes, apart=bint)
     cpdef on_response(self, ResponseHead head, bytes body, bint ended)
     cpdef on_response_body(self, bytes data)
     cpdef on_response_end(self, UpstreamConnection connection, bint reusable)

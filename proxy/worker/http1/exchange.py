@@ -33,6 +33,9 @@ _IDEMPOTENT: Final = _SAFE | {b"PUT", b"DELETE"}
 _WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD"))
 _SUSPECT_S: Final = 1.0  # how long a backend that refused a connection is only a last resort
 
+_APART_BYTES: Final = (
+    4096  # a body as large as this is not copied behind its head, but gathered by the kernel
+)
 _AS_IS, _CHUNKS, _RAW = range(3)  # how the response body goes to the client
 _IN_FLIGHT: Final = sb.IN_FLIGHT
 
@@ -42,7 +45,8 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_client", "_held", "_mode", "_out", "_out_complete", "_state", "_tried", "_upstream", "attempts",
+        "_client", "_held", "_mode", "_out", "_out_body", "_out_complete", "_state", "_tried", "_upstream",
+        "attempts",
         "backend", "delivered", "delivered_error", "detail", "error", "head", "over", "request_ended",
         "request_id", "rx_bytes", "service", "started_s", "status", "tx_bytes",
     )  # fmt: skip
@@ -62,6 +66,7 @@ class Exchange:
         self.delivered = False  # a backend's socket may have taken a byte of it; never cleared (rule 6)
         self.delivered_error: ErrorCode | None = None  # what became of that attempt
         self._out = b""  # the request up to the moment it was sent: what a further attempt sends
+        self._out_body = b""  # what belongs behind that
         self._out_complete = True  # nothing was sent after it
         self.request_ended = False
         self.status = 0  # of the response, once its head has gone to the client
@@ -97,6 +102,8 @@ class Exchange:
             self._fail(BY_REASON[why_none(service.backends)])
             return
         self._out = self._client.request_bytes(head, self.request_id)
+        if len(body) > _APART_BYTES and head.length != CHUNKED:
+            self._out_body, body = body, b""
         if body:
             self._out += encode_chunk(body) if head.length == CHUNKED else body
         if ended and head.length == CHUNKED:
@@ -120,7 +127,8 @@ class Exchange:
             upstream.write(data)
             upstream.await_head()
             return
-        self._out += data
+        self._out += self._out_body + data
+        self._out_body = b""
         if len(self._out) > self._state.settings.limits.buffer_bytes:
             self._client.pause_reading()
 
@@ -147,7 +155,7 @@ class Exchange:
         if self.attempts > 1:
             line, _, rest = out.partition(b"\r\n")
             out = b"%b\r\nX-Anyport-Attempt: %d\r\n%b" % (line, self.attempts, rest)
-        connection.begin(self, out)
+        connection.begin(self, out, self._out_body)
 
     # What the pool and the backend's connection tell
 
@@ -254,14 +262,19 @@ class Exchange:
             added = b"Connection: close\r\n" + added
         elif not request.minor:
             added = b"Connection: keep-alive\r\n" + added
+        apart = len(body) > _APART_BYTES and self._mode != _CHUNKS
         if body:
-            added += encode_chunk(body) if self._mode == _CHUNKS else body
+            if not apart:
+                added += encode_chunk(body) if self._mode == _CHUNKS else body
             self.tx_bytes = len(body)
         if ended and self._mode == _CHUNKS:
             added += LAST_CHUNK
             self._mode = _AS_IS
         self.status = head.status
-        client.write(head.lines + added)
+        if apart:
+            client.writelines([head.lines + added, body])
+        else:
+            client.write(head.lines + added)
         if client.full:  # with an earlier response: nobody will say so a second time
             self.on_client_full()
 

@@ -24,9 +24,9 @@ cdef class UpstreamConnection:
     cdef Py_ssize_t _scanned
     cdef long long _left
     cdef object _chunks, _transport
-    cdef readonly object write
+    cdef readonly object write, writelines
 
-    cpdef begin(self, Exchange exchange, bytes data)
+    cpdef begin(self, Exchange exchange, bytes data, bytes body)
     cpdef await_head(self)
     cpdef rest(self, double deadline_s)
     cpdef pause_reading(self)

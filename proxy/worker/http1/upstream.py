@@ -30,7 +30,7 @@ class UpstreamConnection:
 
     __slots__ = (
         "_buffer", "_chunks", "_interim", "_left", "_paused", "_phase", "_scanned", "_state", "_transport",
-        "backend", "deadline_s", "exchange", "fileno", "idle_max_s", "reusable", "served", "write",
+        "backend", "deadline_s", "exchange", "fileno", "idle_max_s", "reusable", "served", "write", "writelines",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, backend: Backend) -> None:
@@ -51,13 +51,16 @@ class UpstreamConnection:
 
     # What the exchange and the pool ask for
 
-    def begin(self, exchange: Exchange, data: bytes) -> None:
-        """Send the first bytes of a request; its response goes to *exchange*."""
+    def begin(self, exchange: Exchange, data: bytes, body: bytes) -> None:
+        """Send the first bytes of a request, *data* and then *body*; its response goes to *exchange*."""
         self.exchange = exchange
         self._phase = _HEAD
         self._interim = 0
         self.deadline_s = self._state.now_s + self._state.hot.response_head_s
-        self.write(data)
+        if body:
+            self.writelines([data, body])
+        else:
+            self.write(data)
 
     @property
     def used(self) -> bool:
@@ -141,6 +144,7 @@ class UpstreamConnection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        self.writelines = self._transport.writelines
         self.fileno: int = transport.get_extra_info("socket").fileno()
         buffer_bytes = self._state.settings.limits.buffer_bytes
         self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
