@@ -30,7 +30,8 @@ class UpstreamConnection:
 
     __slots__ = (
         "_buffer", "_chunks", "_interim", "_left", "_paused", "_phase", "_scanned", "_state", "_transport",
-        "backend", "deadline_s", "exchange", "fileno", "idle_max_s", "reusable", "served", "write", "writelines",
+        "backend", "deadline_s", "exchange", "fileno", "idle_max_s", "reusable", "served", "write",
+        "writelines",
     )  # fmt: skip
 
     def __init__(self, state: WorkerState, backend: Backend) -> None:
