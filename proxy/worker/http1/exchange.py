@@ -32,10 +32,8 @@ _SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _IDEMPOTENT: Final = _SAFE | {b"PUT", b"DELETE"}
 _WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD"))
 _SUSPECT_S: Final = 1.0  # how long a backend that refused a connection is only a last resort
-
 _APART_BYTES: Final = 4096  # a larger body is not copied behind its head, but gathered by the kernel
-    4096  # a body as large as this is not copied behind its head, but gathered by the kernel
-)
+
 _AS_IS, _CHUNKS, _RAW = range(3)  # how the response body goes to the client
 _IN_FLIGHT: Final = sb.IN_FLIGHT
 
