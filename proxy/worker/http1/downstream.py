@@ -105,7 +105,12 @@ class ClientConnection:
         exchange, self._exchange = self._exchange, None
         if self._phase == _BODY:
             self.keep_alive = False  # a rest of the request is still to come
-        elif exchange is not None and not exchange.head.keep_alive and not self._buffer:
+        elif (
+            exchange is not None
+            and not exchange.head.keep_alive
+            and not self._buffer
+            and not self._transport.get_write_buffer_size()
+        ):
             # It has said that nothing follows, so there is nothing to wait for that could cost it the answer.
             self._phase = _OVER
             self._transport.close()

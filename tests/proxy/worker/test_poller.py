@@ -181,6 +181,22 @@ def test_a_mistake_ends_one_connection(here: Yard, where: str) -> None:
     here.until(lambda: others[0].data == b"xy")
 
 
+def test_a_mistake_at_the_end_does_not_keep_others_from_being_told_of_theirs(here: Yard) -> None:
+    """Inside a turn and outside: they are told one after the other."""
+    ended = [Recorder(lost=_fail) for _ in range(3)]
+    for protocol in ended:
+        here.stream(protocol)[0].abort()
+    here.until(lambda: all(protocol.lost for protocol in ended))
+    assert len(here.bugs) == 3
+    ended = [Recorder(lost=_fail) for _ in range(3)]
+    for protocol in ended:
+        near, far = here.stream(protocol)
+        reset(far)
+        arrived(fd_of(near), select.POLLHUP)
+    here.until(lambda: all(protocol.lost for protocol in ended))
+    assert len(here.bugs) == 6
+
+
 def test_a_mistake_when_told_to_go_on_ends_that_connection(here: Yard) -> None:
     wrong = Recorder(resume=_fail)
     stream, far = here.stream(wrong, buffer_bytes=_SMALL)
