@@ -1,10 +1,11 @@
 # cython: language_level=3
 # The types of downstream.py, for the compiler only. Without them the same source runs as plain Python.
 from proxy.worker.http1.exchange cimport Exchange
-from proxy.worker.http1.head cimport RequestHead
+from proxy.worker.http1.head cimport HeadLimits, RequestHead
 from proxy.worker.state cimport WorkerState
 cimport cython
 
+cdef bytes _BLANK_LINE
 cdef int _HEAD, _BODY, _WAIT, _LINGER, _OVER, _LEADING_EMPTY_LINES_MAX
 
 
@@ -33,7 +34,7 @@ cdef class ClientConnection:
     cdef _go_on(self)
     cpdef cut(self)
     cpdef data_received(self, bytes data)
-    @cython.locals(state=WorkerState, head=RequestHead, exchange=Exchange, end=Py_ssize_t, length="long long")
+    @cython.locals(state=WorkerState, heads=HeadLimits, head=RequestHead, exchange=Exchange, end=Py_ssize_t, alone=bint, length="long long")
     cdef _on_head_bytes(self, bytes data)
     cdef _start_body(self, Exchange exchange, RequestHead head, bytes rest)
     @cython.locals(state=WorkerState, exchange=Exchange)

@@ -22,6 +22,7 @@ from proxy.worker.state import WorkerState
 # What the bytes that arrive next are.
 _HEAD, _BODY, _WAIT, _LINGER, _OVER = range(5)
 
+_BLANK_LINE: Final = b"\r\n\r\n"
 _LEADING_EMPTY_LINES_MAX: Final = 2  # RFC 9112 section 2.2 lets a server skip some
 _FIRST_REQUEST_S: Final = 2.0  # a drain waits this long for the first request of a new connection
 _CONTINUE_S: Final = 1.0  # a client that waits for 100 is told by us if the backend says nothing (S38)
@@ -322,18 +323,21 @@ class ClientConnection:
 
     def _on_head_bytes(self, data: bytes) -> None:
         state = self._state
+        heads = state.hot.heads
         if data[0] == 13:  # CR
             data = self._skip_empty_lines(data)
         try:
-            end = find_end(data, self._scanned, state.hot.heads.request_head_bytes)
-            if end < 0:
+            # Nearly all requests come whole and alone, and need not be searched for their end.
+            alone = not self._scanned and len(data) <= heads.request_head_bytes and data.endswith(_BLANK_LINE)
+            if not alone and find_end(data, self._scanned, heads.request_head_bytes) < 0:
                 if not self._scanned and data:
                     self.deadline_s = state.now_s + state.settings.timeouts.request_head_s
                 self._buffer, self._scanned = data, len(data)
                 if self._eof:  # it will never be whole
                     self._linger()
                 return
-            head = parse_request(data if end == len(data) else data[:end], state.hot.heads)
+            head = parse_request(data, heads)
+            end = head.size
         except HeadError as exc:
             self._refuse(exc)
             return

@@ -23,6 +23,7 @@ cdef class HeadLimits:
 cdef class RequestHead:
     cdef readonly bytes lines, method, target, path, host, upgrade, request_id, forwarded_for, forwarded_proto
     cdef readonly int minor
+    cdef readonly Py_ssize_t size
     cdef readonly long long length
     cdef readonly bint keep_alive, expects_continue
 
@@ -45,7 +46,7 @@ cdef Py_ssize_t _value_end(const unsigned char *data, Py_ssize_t at)
 
 @cython.locals(
     request=RequestHead, raw="const unsigned char *", size=Py_ssize_t, at=Py_ssize_t, target_at=Py_ssize_t, query_at=Py_ssize_t,
-    name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint, last=Py_ssize_t,
+    name_at=Py_ssize_t, colon=Py_ssize_t, kept_at=Py_ssize_t, anew=bint,
     name_bytes=Py_ssize_t, count=int, minor=int, length="long long", length_in_place=bint, keep_alive=bint,
     method=bytes, target=bytes, value=bytes, name=bytes, added=bytes, spans=list, field_bytes_max=Py_ssize_t,
 )

@@ -178,7 +178,7 @@ class RequestHead:
 
     __slots__ = (
         "expects_continue", "forwarded_for", "forwarded_proto", "host", "keep_alive", "length", "lines",
-        "method", "minor", "path", "request_id", "target", "upgrade",
+        "method", "minor", "path", "request_id", "size", "target", "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -187,6 +187,7 @@ class RequestHead:
         self.target = b""  # as it will be sent on: origin-form, or * of OPTIONS
         self.path = b""  # the target without its query
         self.minor = 1  # 0 or 1, of HTTP/1.x
+        self.size = 0  # of the head as it came, in bytes
         self.host = b""  # as the client wrote it; b"" only in HTTP/1.0
         self.length = 0  # of the body; 0 none, CHUNKED
         self.keep_alive = True
@@ -272,7 +273,7 @@ def _trimmed(data: bytes, start: int, end: int) -> bytes:
 
 
 def parse_request(head: bytes, limits: HeadLimits) -> RequestHead:
-    """Return the request whose head, up to and with its blank line, is *head*.
+    """Return the request that *head* begins with; there is a blank line in it, and `size` says where.
 
     Every loop below ends at the latest at the CR of that blank line, so no index runs past the end.
     """
@@ -320,9 +321,8 @@ def parse_request(head: bytes, limits: HeadLimits) -> RequestHead:
     kept_at = at if anew else 0
     count = 0
     spans: list[bytes] = []
-    last = size - 2
     field_bytes_max = limits.request_header_bytes
-    while at < last:
+    while raw[at] != 13 or raw[at + 1] != 10:
         name_at = at
         colon = _token_end(raw, at)
         if colon == name_at or raw[colon] != 58:  # ":"
@@ -422,8 +422,9 @@ def parse_request(head: bytes, limits: HeadLimits) -> RequestHead:
         raise HeadError(errors.BAD_REQUEST if host else errors.HOST_MISSING, "the Host header is not a host")
     request.host = host
 
-    if kept_at < last:
-        spans.append(raw[kept_at:last])
+    request.size = at + 2
+    if kept_at < at:
+        spans.append(raw[kept_at:at])
     request.lines = _joined(spans, added)
     if anew:
         _write_request_line(request)
