@@ -82,11 +82,11 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
     def data_received(self, data: bytes) -> None:
         if self._phase == _OPEN:
             self._incoming.write(data)
-            self._read(len(data))
+            self._read()
         elif self._phase == _HANDSHAKE:
             self._incoming.write(data)
             if self._shake_hands() and self._incoming.pending:
-                self._read(len(data))
+                self._read()
 
     def eof_received(self) -> bool:
         if self._phase != _OPEN:
@@ -161,17 +161,11 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
 
     # Bytes
 
-    def _read(self, size: int) -> None:
-        """Pass on all that can be decrypted of the *size* bytes that have come, as one piece."""
-        incoming = self._incoming
+    def _read(self) -> None:
+        """Pass on all that can be decrypted by now, as one piece."""
         try:
-            data = self._decrypt(size if size < _RECORD_BYTES else _RECORD_BYTES)
-            if not incoming.pending:
-                if data:
-                    self._deliver(data)
-                else:
-                    self._on_close_notify()
-                return
+            # Room for a whole record, however little has come: the rest of it may be there already.
+            data = self._decrypt(_RECORD_BYTES)
         except ssl.SSLWantReadError:  # half a record, or one that is not for us to see
             self._flush()
             return
@@ -179,7 +173,10 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._flush()
             self.abort()
             return
-        self._read_on(data)
+        if data and not self._incoming.pending:
+            self._deliver(data)
+        else:
+            self._read_on(data)
 
     def _read_on(self, first: bytes) -> None:
         """Do what `_read` does where there is more than one record."""
@@ -231,9 +228,10 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._closed or self._phase != _OPEN or not data:
             return
         try:
-            left = len(data) - self._encrypt(data)
-            while left:
-                left -= self._encrypt(memoryview(data)[-left:])
+            size = len(data)
+            taken = self._encrypt(data)
+            while taken < size:
+                taken += self._encrypt(memoryview(data)[taken:])
         except ssl.SSLError:
             self.abort()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import hashlib
@@ -625,52 +626,84 @@ class Bytes:
         return default
 
 
+class State:
+    """As much of a worker's state as a connection needs."""
+
+    full = False
+    now_s = 0.0
+    settings = WorkerSettings()
+
+    def __init__(self) -> None:
+        self.head = memoryview(bytearray(8 * 64)).cast("q")
+        self.watched: set[Any] = set()
+        self.clients: set[Any] = set()
+
+
+class App(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+class Alone:
+    """A connection without a worker, after the handshake, and its client. Everybody else may forget `app`."""
+
+    def __init__(self, authority: Authority, **client: Any) -> None:
+        pair = authority.issue("w", "web.test")
+        context, tls, self.below = server_context(), ListenerTls(), Bytes()
+        context.load_cert_chain(pair.cert, pair.key)
+        tls.offer([((), context)])
+        self.state = State()
+        self.connection = TlsConnection(self.state, tls, self._make)  # type: ignore[arg-type]
+        self.connection.connection_made(self.below)  # type: ignore[arg-type]
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = authority.client(**client)
+        self.client = context.wrap_bio(self.incoming, self.outgoing, server_hostname="web.test")
+        for _ in range(3):
+            with suppress(ssl.SSLWantReadError):
+                self.client.do_handshake()
+            self.connection.data_received(self.outgoing.read())
+            self.incoming.write(self.below.written)
+            self.below.written = b""
+        assert not self.state.watched
+
+    def _make(self) -> App:
+        made = App()
+        self.app = weakref.ref(made)
+        return made
+
+    def received(self) -> bytes:
+        app = self.app()
+        assert app is not None
+        return app.received
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 64, 1000, 16_384, 16_390, 65_536])
+def test_records_may_be_cut_anywhere(tmp_path: Path, version: ssl.TLSVersion, cut: int) -> None:
+    alone = Alone(Authority(tmp_path), minimum_version=version, maximum_version=version)
+    pieces = [b"a" * 100, b"b", os.urandom(16_384), os.urandom(5000), os.urandom(300)]
+    for piece in pieces:
+        alone.client.write(piece)
+    wire = alone.outgoing.read()
+
+    for at in range(0, len(wire), cut):
+        alone.connection.data_received(wire[at : at + cut])
+
+    assert alone.received() == b"".join(pieces)
+
+
 def test_an_ended_connection_leaves_no_circle_behind(tmp_path: Path) -> None:
-    import asyncio  # noqa: PLC0415
-
-    class App(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
-
-    class State:
-        full = False
-        now_s = 0.0
-        settings = WorkerSettings()
-        head = memoryview(bytearray(8 * 64)).cast("q")
-
-        def __init__(self) -> None:
-            self.watched: set[Any] = set()
-            self.clients: set[Any] = set()
-
-    authority = Authority(tmp_path)
-    pair = authority.issue("w", "web.test")
-    context, tls, state, below = server_context(), ListenerTls(), State(), Bytes()
-    context.load_cert_chain(pair.cert, pair.key)
-    tls.offer([((), context)])
-    made: list[Any] = []
-
-    def make() -> App:
-        app = App()
-        made.append(weakref.ref(app))
-        return app
-
-    connection = TlsConnection(state, tls, make)  # type: ignore[arg-type]
-    connection.connection_made(below)  # type: ignore[arg-type]
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = authority.client().wrap_bio(incoming, outgoing, server_hostname="web.test")
-    for _ in range(2):
-        with suppress(ssl.SSLWantReadError):
-            client.do_handshake()
-        connection.data_received(outgoing.read())
-        incoming.write(below.written)
-        below.written = b""
-    assert made
-    assert not state.watched
+    alone = Alone(Authority(tmp_path))
     gc.disable()
     try:
-        connection.connection_lost(None)
-        del connection
-        assert made[0]() is None
+        alone.connection.connection_lost(None)
+        assert alone.app() is None
     finally:
         gc.enable()
 
