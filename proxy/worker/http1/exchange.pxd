@@ -12,6 +12,7 @@ cdef int _IN_FLIGHT
 cdef int _AS_IS, _CHUNKS, _RAW, _APART_BYTES
 
 
+@cython.freelist(64)
 cdef class Exchange:
     cdef WorkerState _state
     cdef ClientConnection _client

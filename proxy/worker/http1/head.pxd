@@ -20,6 +20,8 @@ cdef class HeadLimits:
 
 
 @cython.final
+@cython.no_gc
+@cython.freelist(64)
 cdef class RequestHead:
     cdef readonly bytes lines, method, target, path, host, upgrade, request_id, forwarded_for, forwarded_proto
     cdef readonly int minor
@@ -29,6 +31,8 @@ cdef class RequestHead:
 
 
 @cython.final
+@cython.no_gc
+@cython.freelist(64)
 cdef class ResponseHead:
     cdef readonly bytes lines, upgrade
     cdef readonly int status, keep_alive_s
