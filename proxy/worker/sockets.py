@@ -418,6 +418,7 @@ class Stream(Item):
         except BlockingIOError:
             return
         except OSError as exc:
+            self._said = True  # the beginning of it
             self._break(exc)
             return
         self._said = True

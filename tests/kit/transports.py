@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -140,6 +142,13 @@ class Yard:
         self._stack.callback(sock.close)
         return sock
 
+    @staticmethod
+    def queued(listening: socket.socket, count: int) -> None:
+        """Return once *count* connections wait to be accepted."""
+        deadline_s = time.monotonic() + _WAIT_S
+        while queue_length(listening) < count:
+            assert time.monotonic() < deadline_s, "they did not arrive"
+
     def run(self, times: int = 10) -> None:
         """Let the loop go round, without waiting for anything."""
 
@@ -230,6 +239,19 @@ def arrived(fd: int, events: int = select.POLLIN) -> None:
     poll = select.poll()
     poll.register(fd, events)
     assert poll.poll(_WAIT_S * 1000), "it did not arrive"
+
+
+def unacknowledged_bytes(sock: socket.socket) -> int:
+    """Return what the other side's kernel does not have yet of what was sent."""
+    count: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
+    return count
+
+
+def queue_length(listening: socket.socket) -> int:
+    """Return how many connections wait to be accepted."""
+    info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    length: int = struct.unpack_from("I", info, 24)[0]  # tcpi_unacked
+    return length
 
 
 def fd_of(stream: Stream) -> int:

@@ -331,7 +331,9 @@ def test_a_protocol_that_fails_does_not_close_the_door(here: Yard, where: str) -
 
     _, listening = here.listener(make)
     clients = [here.client(listening) for _ in range(4)]
+    here.queued(listening, 4)
     here.until(lambda: len(good) == 2)
+    assert here.turns == 1
     assert [type(bug) for bug in here.bugs] == [Mistake, Mistake]
     for client in (clients[0], clients[2]):
         client.setblocking(False)
@@ -359,6 +361,7 @@ def test_an_accepted_connection_that_has_ended_does_not_touch_its_old_descriptor
         client.send(b"x")
     for ended in made:
         ended.transport.abort()
+        ended.transport.abort()
     here.until(lambda: asked.lost and silent.lost)
     other = os.open(os.devnull, os.O_RDONLY)
     if other != number:
@@ -370,6 +373,7 @@ def test_an_accepted_connection_that_has_ended_does_not_touch_its_old_descriptor
         ended.transport.write(b"x")
         ended.transport.abort()
     here.run()
+    assert not here.bugs
     os.fstat(number)  # still open
     for fd in {other, number}:
         os.close(fd)
@@ -377,10 +381,19 @@ def test_an_accepted_connection_that_has_ended_does_not_touch_its_old_descriptor
 
 @pytest.mark.parametrize("where", ["make", "made"])
 def test_a_listener_that_is_closed_while_it_accepts_accepts_no_more(here: Yard, where: str) -> None:
+    """Its descriptor may be somebody else's by then, who listens as well."""
     made: list[Recorder] = []
+    other = socket.create_server(("127.0.0.1", 0))
+    other.setblocking(False)
+    here.client(other)
 
     def close(_: object) -> None:
+        number = listening.fileno()
         listener.close()
+        os.dup2(other.fileno(), number)
+        others.append(number)
+
+    others: list[int] = []
 
     def make() -> Recorder:
         made.append(Recorder(**({"made": close} if where == "made" else {})))
@@ -398,6 +411,21 @@ def test_a_listener_that_is_closed_while_it_accepts_accepts_no_more(here: Yard, 
     assert len(made) == 1
     assert not here.bugs
     made[0].transport.abort()
+    other.close()
+    os.close(others[0])
+
+
+def test_a_closed_listener_is_not_watched_though_somebody_else_has_it_too(here: Yard) -> None:
+    """The supervisor keeps the sockets: closing does not take them out of epoll."""
+    listener, listening = here.listener(Recorder)
+    kept = socket.socket(fileno=os.dup(listening.fileno()))
+    listener.close()
+    here.client(kept)
+    arrived(kept.fileno())
+    turns = here.turns
+    here.run(50)
+    assert here.turns == turns
+    kept.close()
 
 
 def test_a_client_that_is_gone_before_it_is_accepted_does_no_harm(here: Yard) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy.worker.sockets import Stream
-from tests.kit.transports import LOOPS, Recorder, Yard, arrived, fd_of, reset, yard
+from tests.kit.transports import LOOPS, Recorder, Yard, arrived, fd_of, reset, unacknowledged_bytes, yard
 
 _SMALL = 8 * 1024  # a buffer of the kernel, before it doubles it
 _MUCH = bytes(range(256)) * 4 * 1024  # 1 MiB: more than such buffers take
@@ -127,6 +128,10 @@ def test_what_a_transport_knows(here: Yard) -> None:
     assert stream.get_extra_info("cipher", 3) == 3
     assert stream.can_write_eof()
     assert stream.is_reading()
+    late, far = here.stream(Recorder())
+    reset(far)
+    arrived(fd_of(late), select.POLLHUP)
+    assert late.get_extra_info("peername", "?") == "?"
 
 
 def test_a_protocol_that_takes_over_hears_the_rest(here: Yard) -> None:
@@ -304,6 +309,10 @@ def test_the_water_marks(here: Yard) -> None:
     assert protocol.events == ["made", "pause", "resume"]
     assert left[0] <= 1000
     here.until(lambda: stream.get_write_buffer_size() == 0)
+    here.run()
+    turns = here.turns
+    here.run(50)
+    assert here.turns == turns  # nobody is told that he could write, who has nothing to
 
 
 def test_more_can_be_written_when_asked_to_go_on(here: Yard) -> None:
@@ -360,6 +369,34 @@ def test_pieces_of_all_sizes_arrive_in_order(here: Yard) -> None:
     assert out + here.read(far, len(expected) - len(out)) == expected
     assert here.ended(far)
     assert stream.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize("count", [2, 9, 13, 17, 40, 70, 200])
+def test_a_buffer_that_has_been_emptied_can_be_filled_again(here: Yard, count: int) -> None:
+    stream, far = here.stream(Recorder(), buffer_bytes=_SMALL)
+    stream.write(_MUCH)
+    for share in range(4):
+        pieces = [bytes([share, number]) * 1000 for number in range(count)]
+        for piece in pieces:
+            stream.write(piece)
+        expected = (b"" if share else _MUCH) + b"".join(pieces)
+        assert here.read(far, len(expected)) == expected
+        here.until(lambda: not stream.get_write_buffer_size())
+
+
+@pytest.mark.parametrize("before", [b"", _MUCH], ids=["first", "behind a buffer"])
+@pytest.mark.parametrize("body", [b"body", _MUCH], ids=["little", "much"])
+def test_pieces_together(here: Yard, before: bytes, body: bytes) -> None:
+    protocol = Recorder()
+    stream, far = here.stream(protocol, buffer_bytes=_SMALL)
+    stream.write(before)
+    stream.writelines([b"head", body, b"tail"])
+    assert ("pause" in protocol.events) == (_MUCH in (before, body))
+    stream.close()
+    stream.writelines([b"too", b"late"])
+    expected = before + b"head" + body + b"tail"
+    assert here.read(far, len(expected)) == expected
+    assert here.ended(far)
 
 
 def test_what_is_left_of_a_big_write_is_not_copied(here: Yard) -> None:
@@ -421,6 +458,22 @@ def _answered_and_reset(here: Yard, stream: Stream, far: socket.socket) -> None:
     arrived(fd_of(stream), select.POLLHUP)
 
 
+def test_pieces_for_nobody_are_an_error_unless_an_answer_waits(here: Yard) -> None:
+    for asked in (False, True):
+        protocol = Recorder()
+        stream, far = here.stream(protocol)
+        if asked:
+            stream.writelines([b"PO", b"ST"])
+            arrived(far.fileno())
+            far.recv(4)
+        _answered_and_reset(here, stream, far)
+        stream.writelines([b"bo", b"dy"])
+        assert stream.get_write_buffer_size() == (4 if asked else 0)
+        here.until(lambda over=protocol: over.lost)
+        assert protocol.data == (b"413" if asked else b"")
+        assert isinstance(protocol.error, ConnectionError)
+
+
 @pytest.mark.parametrize("buffered", [True, False], ids=["in the buffer", "at once"])
 def test_an_answer_before_a_reset_is_not_lost(here: Yard, buffered: bool) -> None:
     """The reset is for what the backend does not want to read: the answer says why. And it is an error
@@ -437,13 +490,37 @@ def test_an_answer_before_a_reset_is_not_lost(here: Yard, buffered: bool) -> Non
     _answered_and_reset(here, stream, far)
     if not buffered:
         stream.write(b"body")
-        assert stream.get_write_buffer_size() == 4  # it never went out
         stream.write(b"ignored")
+        assert stream.get_write_buffer_size() == 4  # it never went out
     assert unsent == 0 or buffered
     here.until(lambda: protocol.lost)
     assert protocol.data == b"413"
     assert isinstance(protocol.error, ConnectionError)
     assert [e for e in protocol.events if e != "pause"] == ["made", "data", "lost"]
+
+
+def test_a_long_answer_before_a_reset_is_not_lost(here: Yard) -> None:
+    """More than one read, the first of which fails to be the last."""
+    protocol = Recorder()
+    stream, far = _blocked(here, protocol)
+    stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    stream.pause_reading()
+    answer = bytes(400_000)
+    sent = 0
+
+    def delivered() -> bool:
+        nonlocal sent
+        with contextlib.suppress(BlockingIOError):
+            sent += far.send(answer[sent:])
+        return sent == len(answer) and not unacknowledged_bytes(far)
+
+    here.until(delivered)
+    reset(far)
+    arrived(fd_of(stream), select.POLLHUP)
+    stream.resume_reading()
+    here.until(lambda: protocol.lost)
+    assert len(protocol.data) == len(answer)
+    assert isinstance(protocol.error, ConnectionError)
 
 
 def test_an_end_that_cannot_be_sent_does_not_cost_the_answer_either(here: Yard) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import select
 import socket
-import struct
-import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.worker.sockets import Poller, Stream
-from tests.kit.transports import Recorder, arrived, connected, reset
+from tests.kit.transports import Recorder, arrived, connected, reset, unacknowledged_bytes
 
 _BUFFER_BYTES: Final = 16 * 1024  # of the kernel, which doubles it
 _LITTLE: Final = 1000  # always taken at once, unless the buffer is full
 _MUCH: Final = 3 << 20  # never
 _MARK_BYTES: Final = 64 * 1024
 
-OURS = ("write", "write much", "write_eof", "close", "abort", "pause", "resume")
+OURS = ("write", "write much", "write pieces", "write_eof", "close", "abort", "pause", "resume")
 THEIRS = ("send", "shutdown", "close it", "reset", "drain")
 REACTIONS = ("nothing", "write", "close", "abort", "pause", "write_eof")
 
@@ -58,9 +55,12 @@ def _do(protocol: Recorder, what: str, written: bytearray) -> None:
     with contextlib.suppress(RuntimeError):
         if what.startswith("write") and transport.is_closing():
             pass
-        elif what in ("write", "write much"):
-            data = bytes([len(written) % 251]) * (_LITTLE if what == "write" else _MUCH)
-            transport.write(data)
+        elif what in ("write", "write much", "write pieces"):
+            data = bytes([len(written) % 251]) * (_MUCH if what == "write much" else _LITTLE)
+            if what == "write pieces":
+                transport.writelines([data[:10], data[10:]])
+            else:
+                transport.write(data)
             written += data
         elif what == "pause":
             transport.pause_reading()
@@ -140,7 +140,7 @@ async def _play(
         while True:
             peer.take()
             unsent = 0 if protocol.lost else transport.get_write_buffer_size()
-            if peer.end or not (unsent or _underway_bytes(near)):
+            if peer.end or not (unsent or near.fileno() < 0 or unacknowledged_bytes(near)):
                 break
             assert time.monotonic() < deadline_s, "it does not drain"
             await asyncio.sleep(0.0005)
@@ -174,14 +174,6 @@ async def _play(
         len(peer.received) if whole else -1,
         peer.end,
     )
-
-
-def _underway_bytes(near: socket.socket) -> int:
-    """Return what the other side's kernel does not have yet of what was sent; 1 if that cannot be told."""
-    if near.fileno() < 0:
-        return 1  # its end will tell
-    unacknowledged: int = struct.unpack("i", fcntl.ioctl(near, termios.TIOCOUTQ, b"\0" * 4))[0]
-    return unacknowledged
 
 
 def _kind(error: BaseException | None) -> str:
