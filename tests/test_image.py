@@ -72,10 +72,9 @@ def test_the_build_backend_is_taken_from_the_lock_file() -> None:
     shown = subprocess.run(
         ["awk", script[1], script[2]], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    lines = shown.stdout.splitlines()
-    assert re.fullmatch(r"setuptools==[\d.]+ \\", lines[0])
-    assert all(re.fullmatch(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines[1:])
-    assert len(lines) > 1
+    heads = [line for line in shown.stdout.splitlines() if not line.startswith("    --hash=sha256:")]
+    assert [re.sub(r"==[\d.]+ \\", "", line) for line in heads] == ["cython", "setuptools"]
+    assert shown.stdout.count("--hash") >= 2
 
 
 @pytest.mark.parametrize(
