@@ -9,7 +9,7 @@ PURE   := tests/proxy/policy tests/proxy/link tests/fuzz $(filter-out %/test_can
           tests/proxy/worker/http1/properties
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-pure fuzz lint fmt type bench image lock clean
+.PHONY: help setup build demo test test-pure fuzz soak lint fmt type bench image lock clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ test: build      ## the whole test suite: make test ARGS="-k wire -x"
 
 fuzz: setup      ## a minute of hostile bytes at the parsers: make fuzz ARGS="-max_total_time=600"
 	$(BIN)/python tests/fuzz/http1.py $(ARGS)
+
+soak: build      ## half an hour of load, aborts and churn: make soak ARGS="--for 2m"
+	$(BIN)/python -m tests.soak $(ARGS)
 
 test-pure: setup ## the tests of the hot path on its source, not compiled
 	ANYPORT_PURE_PYTHON=1 $(BIN)/python -m pytest $(PURE) $(ARGS)

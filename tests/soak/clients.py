@@ -293,8 +293,8 @@ async def mistreated(world: World) -> None:
 # Who they are, how many at a time, and how long one waits between two visits.
 CROWD: Final[tuple[tuple[Callable[[World], Awaitable[None]], int, float], ...]] = (
     (keeping, 10, 0.05), (single, 4, 0.05), (pipelining, 2, 0.2), (uploading, 3, 0.1),
-    (leaving_early, 3, 0.1), (leaving_late, 3, 0.1), (slow_reading, 3, 0.1), (resting, 8, 0.05), (websocket, 6, 0.1),
-    (malformed, 3, 0.1), (churning, 4, 0.05), (mistreated, 2, 0.1),
+    (leaving_early, 3, 0.1), (leaving_late, 3, 0.1), (slow_reading, 3, 0.1), (resting, 8, 0.05),
+    (websocket, 6, 0.1), (malformed, 3, 0.1), (churning, 4, 0.05), (mistreated, 2, 0.1),
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.soak.evidence import GAUGES, Evidence, at_rest, breaches, growth, series, table
+from tests.soak.evidence import GAUGES, Evidence, Series, at_rest, breaches, growth, series, table
 
 MB = 1_000_000
 PAGE = """\
@@ -20,7 +20,7 @@ anyport_failures_total{service="steady",code="C07",reason="client_gone"} 3.0
 def _clean() -> Evidence:
     """Return what a run without fault would have seen."""
     names = ("supervisor", "control", "worker 0", "worker 1")
-    metrics = {(name, ("0",)): 0.0 for name in GAUGES}
+    metrics: Series = {(name, ("0",)): 0.0 for name in GAUGES}
     metrics["anyport_worker_starts_total", ("0",)] = 2.0
     metrics["anyport_worker_starts_total", ("1",)] = 1.0
     metrics["anyport_failures_total", ("C07", "client_gone", "steady")] = 7.0
