@@ -371,15 +371,14 @@ def test_pieces_of_all_sizes_arrive_in_order(here: Yard) -> None:
     assert stream.get_write_buffer_size() == 0
 
 
-@pytest.mark.parametrize("count", [2, 9, 13, 17, 40, 70, 200])
-def test_a_buffer_that_has_been_emptied_can_be_filled_again(here: Yard, count: int) -> None:
+def test_a_buffer_that_has_been_emptied_can_be_filled_again(here: Yard) -> None:
+    """Its last pieces leave in one go, behind some that have left before."""
     stream, far = here.stream(Recorder(), buffer_bytes=_SMALL)
-    stream.write(_MUCH)
-    for share in range(4):
-        pieces = [bytes([share, number]) * 1000 for number in range(count)]
+    for _ in range(3):
+        pieces = [_MUCH, _MUCH, *[b"little"] * 60]
         for piece in pieces:
             stream.write(piece)
-        expected = (b"" if share else _MUCH) + b"".join(pieces)
+        expected = b"".join(pieces)
         assert here.read(far, len(expected)) == expected
         here.until(lambda: not stream.get_write_buffer_size())
 
