@@ -7,7 +7,7 @@ from proxy.worker.sockets cimport Poller
 
 
 cdef class HotSettings:
-    cdef readonly double client_idle_s, request_body_s, response_head_s, response_idle_s, upstream_idle_s
+    cdef readonly double client_idle_s, request_body_s, response_head_s, response_idle_s, tunnel_idle_s, upstream_idle_s
     cdef readonly HeadLimits heads
     cdef readonly long long requests_per_connection, requests_per_upstream_connection
     cdef readonly Py_ssize_t idle_connections_per_backend

@@ -64,7 +64,7 @@ class HotSettings:
         "requests_per_upstream_connection",
         "response_head_s",
         "response_idle_s",
-        "upstream_idle_s",
+        "tunnel_idle_s", "upstream_idle_s",
     )  # fmt: skip
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -73,6 +73,7 @@ class HotSettings:
         self.request_body_s = timeouts.request_body_s
         self.response_head_s = timeouts.response_head_s
         self.response_idle_s = timeouts.response_idle_s
+        self.tunnel_idle_s = timeouts.tunnel_idle_s
         self.upstream_idle_s = timeouts.upstream_idle_s
         self.heads = HeadLimits(limits)
         self.requests_per_connection = limits.requests_per_connection

@@ -10,7 +10,7 @@ _CLOSE: Final = 8
 _INCOMPLETE: Final = -1
 
 
-# HOT PATH: `feed` runs for every piece that arrives.
+# HOT PATH, compiled: `feed` runs for every piece that arrives.
 class FrameTracker:
     """Follows one direction of a WebSocket from its first byte on."""
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy import errors
 from proxy.errors import ErrorCode
@@ -41,6 +41,7 @@ def upgrade_fault(request: RequestHead, response: ResponseHead) -> str:
     return ""
 
 
+# HOT PATH, compiled: `tunnel.pxd` gives the types.
 class Tunnel:
     """Takes both transports over from the connections that made it, and ends the exchange when it ends."""
 
@@ -84,7 +85,7 @@ class Tunnel:
 
     def touch(self) -> None:
         if not self._said:
-            self.deadline_s = self._state.now_s + self._state.settings.timeouts.tunnel_idle_s
+            self.deadline_s = self._state.now_s + self._state.hot.tunnel_idle_s
 
     def on_deadline(self) -> None:
         if self._over:
@@ -183,7 +184,7 @@ def _watch_peer(transport: asyncio.Transport, settings: WorkerSettings) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * (after_s + probes * every_s))
 
 
-class _End(asyncio.Protocol):
+class _End:
     """One side of a tunnel: what arrives here leaves over there."""
 
     __slots__ = ("_other", "_tunnel", "_write", "ended", "lost", "received_bytes", "transport")
@@ -194,7 +195,7 @@ class _End(asyncio.Protocol):
         self.received_bytes = 0
         self.ended = False
         self.lost = False
-        transport.set_protocol(self)
+        transport.set_protocol(cast(asyncio.Protocol, self))
 
     def join(self, other: _End) -> None:
         self._other = other
