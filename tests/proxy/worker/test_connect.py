@@ -128,6 +128,21 @@ def test_a_connection_to_itself_is_none(runner: asyncio.Runner) -> None:
         runner.run(dial())
 
 
+def test_the_same_port_elsewhere_is_not_itself(runner: asyncio.Runner, listening: socket.socket) -> None:
+    port = listening.getsockname()[1]
+
+    class Bound:
+        async def sock_connect(self, sock: socket.socket, address: tuple[str, int]) -> None:
+            sock.bind(("127.0.0.2", port))
+            await asyncio.get_running_loop().sock_connect(sock, address)
+
+    async def dial() -> socket.socket:
+        return await connect(cast(asyncio.AbstractEventLoop, Bound()), "127.0.0.1", port, 10.0)
+
+    with runner.run(dial()) as sock:
+        assert sock.getsockname() == ("127.0.0.2", port)
+
+
 @pytest.mark.parametrize("how", ["reset", "fin", "word"])
 def test_a_backend_that_does_not_wait_for_a_request(
     runner: asyncio.Runner, listening: socket.socket, how: str

@@ -12,21 +12,37 @@ from tests.kit.wire import Wire, response
 from tests.kit.workers import wait_for
 
 _UPLOAD_BYTES = 30_000_000
+_PIECE_BYTES = 100_000
 _REFUSAL = response(b"too big", "Connection: close", status="413 Content Too Large")
 
 
-def _upload(client: Wire) -> threading.Thread:
-    """Send a long request for as long as the other side takes it."""
+class _Upload:
+    """A long request that is sent for as long as the other side takes it."""
 
-    def send() -> None:
+    def __init__(self, client: Wire) -> None:
+        self._client = client
+        self.sent = 0  # pieces
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
         with contextlib.suppress(OSError):
-            client.send(b"POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: %d\r\n\r\n" % _UPLOAD_BYTES)
-            for _ in range(_UPLOAD_BYTES // 100_000):
-                client.send(bytes(100_000))
+            head = b"POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: %d\r\n\r\n" % _UPLOAD_BYTES
+            self._client.send(head)
+            for _ in range(_UPLOAD_BYTES // _PIECE_BYTES):
+                self._client.send(bytes(_PIECE_BYTES))
+                self.sent += 1
 
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
+    def wait_stalled(self) -> None:
+        """Return once nobody takes more of it."""
+        calm, seen = 0, -1
+        while calm < 20:
+            calm = calm + 1 if seen == self.sent else 0
+            seen = self.sent
+            self._thread.join(0.01)
+
+    def join(self) -> None:
+        self._thread.join()
 
 
 def test_a_refusal_and_a_reset_for_the_rest_is_the_refusal(stage: Stage) -> None:
@@ -41,7 +57,7 @@ def test_a_refusal_and_a_reset_for_the_rest_is_the_refusal(stage: Stage) -> None
     stage.serve(refusing, linger_s=0.05)
     for _ in range(15):
         client = stage.client()
-        sending = _upload(client)
+        sending = _Upload(client)
         answer = client.read_response("POST")
         assert (answer.status, answer.body) == (413, b"too big"), answer
         client.close()
@@ -51,15 +67,20 @@ def test_a_refusal_and_a_reset_for_the_rest_is_the_refusal(stage: Stage) -> None
 def test_a_backend_that_answers_and_then_ignores_us_is_left(stage: Stage) -> None:
     """It reads no more and does not close: what it has not taken must not keep the connection for ever."""
 
+    may_answer = threading.Event()
+
     def ignoring(visit: Visit) -> None:
         visit.read_head()
+        assert may_answer.wait(30)
         visit.send(_REFUSAL)
         visit.backend.going.wait(30)
 
     before = stage.worker.head(sb.UPSTREAMS)
     stage.serve(ignoring, linger_s=0.05)
     client = stage.client()
-    sending = _upload(client)
+    sending = _Upload(client)
+    sending.wait_stalled()
+    may_answer.set()
     assert client.read_response("POST").status == 413
     wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == before, "the backend's connection is closed")
     client.close()
