@@ -126,7 +126,7 @@ async def test_a_bug_in_one_table_leaves_the_one_before_and_takes_the_next(
         follower = Follower(world.state, world.far, -1)
         async with _running(follower):
             with monkeypatch.context() as broken:
-                broken.setattr("proxy.policy.backends.Backend.__init__", lambda *_: 1 // 0)
+                broken.setattr("proxy.policy.backends.compiled", lambda *_: 1 // 0)
                 world.send(TABLE)
                 follower.on_link()
                 await eventually(lambda: any(world.state.no_service[sb.FAILURES :]))
