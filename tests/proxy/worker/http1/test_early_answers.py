@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
+
+import pytest
 
 from proxy.link import scoreboard as sb
 from tests.kit.backends import Visit
-from tests.kit.stage import Stage
+from tests.kit.stage import Stage, staged
 from tests.kit.wire import Wire, response
-from tests.kit.workers import wait_for
+from tests.kit.workers import WorkerProcess, wait_for
 
 _UPLOAD_BYTES = 30_000_000
 _PIECE_BYTES = 100_000
@@ -64,9 +67,15 @@ def test_a_refusal_and_a_reset_for_the_rest_is_the_refusal(stage: Stage) -> None
         sending.join()
 
 
-def test_a_backend_that_answers_and_then_ignores_us_is_left(stage: Stage) -> None:
-    """It reads no more and does not close: what it has not taken must not keep the connection for ever."""
+@pytest.fixture
+def alone() -> Iterator[Stage]:
+    """A stage on a worker of its own: all its connections are those of this test."""
+    with WorkerProcess() as worker, staged(worker, 1) as made:
+        yield made
 
+
+def test_a_backend_that_answers_and_then_ignores_us_is_left(alone: Stage) -> None:
+    """It reads no more and does not close: what it has not taken must not keep the connection for ever."""
     may_answer = threading.Event()
 
     def ignoring(visit: Visit) -> None:
@@ -75,13 +84,13 @@ def test_a_backend_that_answers_and_then_ignores_us_is_left(stage: Stage) -> Non
         visit.send(_REFUSAL)
         visit.backend.going.wait(30)
 
-    before = stage.worker.head(sb.UPSTREAMS)
-    stage.serve(ignoring, linger_s=0.05)
-    client = stage.client()
+    alone.serve(ignoring, linger_s=0.05)
+    client = alone.client()
     sending = _Upload(client)
+    wait_for(lambda: alone.worker.head(sb.UPSTREAMS) == 1, "the backend has it")
     sending.wait_stalled()
     may_answer.set()
     assert client.read_response("POST").status == 413
-    wait_for(lambda: stage.worker.head(sb.UPSTREAMS) == before, "the backend's connection is closed")
+    wait_for(lambda: alone.worker.head(sb.UPSTREAMS) == 0, "the backend's connection is closed")
     client.close()
     sending.join()
