@@ -112,6 +112,7 @@ async def test_what_cannot_be_used_is_said_once_and_the_former_stays(
 
 @pytest.mark.asyncio
 async def test_files_that_come_later_are_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "anyport.control")
     looks, changes = Looks(), []
     files = BackendFiles(on_change=lambda: changes.append(1), sleep=looks)
     services = [service("a", Tls(name="a.test", ca=str(tmp_path / "ca.pem")))]
@@ -130,6 +131,7 @@ async def test_files_that_come_later_are_taken(tmp_path: Path, caplog: pytest.Lo
 async def test_files_of_a_service_that_left_are_not_looked_at_any_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.ERROR, "anyport.control")
     ca = authority_file(tmp_path, trustme.CA())
     looks = Looks()
     files = BackendFiles(on_change=lambda: None, sleep=looks)
