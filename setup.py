@@ -40,8 +40,6 @@ def extensions() -> list[Extension]:
         compiler_directives={
             "language_level": 3,
             "annotation_typing": False,  # the types are in the .pxd files
-            "boundscheck": False,
-            "wraparound": False,
             "binding": True,
         },
         quiet=True,

@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 """Where one WebSocket frame ends and the next begins (RFC 6455 section 5.2). Payloads are not looked at."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 """Heads of HTTP/1.1 messages: bytes in, one validated struct out. The only parser there is.
 
 HOT PATH, compiled: `head.pxd` gives the types, `setup.py` compiles this source as it stands, and without
