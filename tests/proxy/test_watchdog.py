@@ -131,6 +131,9 @@ def test_a_stalled_worker_is_started_again_with_its_stack_in_the_log(
             anyport.wait_ready()
             stalled = anyport.children()["worker 0"]
             os.kill(stalled, how)
+            # A handler written in Python runs with the next Python code, at the latest with the next tick.
+            until_s = time.monotonic() + 0.6
+            wait_for(lambda: time.monotonic() > until_s, "it stands still")
             with Wire.connect(anyport.port) as waiting:
                 waiting.send(request("/waited"))
                 assert waiting.read_response().body == b"/waited"
