@@ -138,6 +138,13 @@ def _hears(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
+def _ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_a_predecessor_that_dies_halfway_is_succeeded(tmp_path: Path, hello: int) -> None:
     """The sockets are in two hands for a moment; one is enough."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -151,8 +158,11 @@ def test_a_predecessor_that_dies_halfway_is_succeeded(tmp_path: Path, hello: int
             "next", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
         ) as successor:
             wait_for(lambda: "taking over" in successor.log, "it has begun", 30)
+            orphan = running.children()["worker 0"]
             running.process.kill()
             wait_for(lambda: "has ended before this one was ready" in successor.log, "it is noticed", 30)
+            # Until it has noticed as well it may accept, and take its connections with it.
+            wait_for(lambda: _ended(orphan), "its worker has ended", 30)
             with Wire.connect(running.port) as client:
                 client.send(request())
                 (tmp_path / "go").touch()
