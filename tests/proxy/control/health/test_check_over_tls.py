@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from proxy.control.health.check import Checker, Target
 from proxy.policy.verdict import CheckResult
 from proxy.settings import BackendTls
 from tests.kit.backends import ScriptedBackend, answering
+from tests.kit.eventually import eventually
 from tests.kit.pki import authority_file, expired, pair_files, serving
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -40,8 +42,9 @@ def task(authority: trustme.CA) -> Iterator[ScriptedBackend]:
 
 
 async def ask(port: int, tls: BackendTls, kind: str) -> CheckResult | None:
+    before = _descriptors()
     async with Checker() as checker:
-        return await checker.check(
+        found = await checker.check(
             Target(
                 service="web",
                 key=BackendKey("arn:task/1", "app", 80),
@@ -52,6 +55,13 @@ async def ask(port: int, tls: BackendTls, kind: str) -> CheckResult | None:
                 tls=tls,
             )
         )
+    # The end of TLS takes a moment; a loop closed before it would leave the transport open.
+    await eventually(lambda: _descriptors() <= before)
+    return found
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.asyncio
