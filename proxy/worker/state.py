@@ -54,16 +54,8 @@ class HotSettings:
     """What every request asks the settings for, without the detour through their sections."""
 
     __slots__ = (
-        "client_idle_s",
-        "heads",
-        "idle_connections_per_backend",
-        "logs_all",
-        "logs_errors",
-        "request_body_s",
-        "requests_per_connection",
-        "requests_per_upstream_connection",
-        "response_head_s",
-        "response_idle_s",
+        "client_idle_s", "heads", "idle_connections_per_backend", "logs_all", "logs_errors", "request_body_s",
+        "requests_per_connection", "requests_per_upstream_connection", "response_head_s", "response_idle_s",
         "tunnel_idle_s", "upstream_idle_s",
     )  # fmt: skip
 
