@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
@@ -29,6 +31,10 @@ class HealthCheck:
     unhealthy_threshold: int = 3  # consecutive failures that make it unhealthy
     host: str = ""  # Host header of the check; "" sends the service's first exact host name
     statuses: tuple[int, int] = (200, 399)  # inclusive range of answers that count as a success
+    # Proof that the right task answers: this header of the answer, or its body, must name the service or
+    # echo the task (its ARN or id).
+    identity_header: str = ""  # "": not asked for
+    identity_body: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,9 @@ class Endpoint:
     host: str  # an IP literal: names are resolved inside discovery
     port: int  # the port that answers on `host`
     draining: bool = False  # keep what it has, start nothing new
-    reason: str = ""  # why it drains; "" while it does not
+    starting: bool = False  # not yet: its container's own health check has not passed
+    reason: str = ""  # why it drains or only starts; "" while it does neither
+    source: str = ""  # name of the source that tells of it
     zone: str = ""
     instance: str = ""  # EC2 instance id; "" on Fargate and for static addresses
     release: str = ""  # ECS deployment id, else task definition revision
@@ -93,13 +101,36 @@ class Problem:
 class Snapshot:
     """Everything known at one moment: complete, never a delta.
 
-    From a `Source` it is what that one source knows; from `BackendTable` it is the merged table.
+    From a `Source` it is what that one source knows; from `BackendTable` it is the merged table. Two
+    snapshots share what did not change between them: a service whose endpoints are the same object as
+    before needs no second look. So a change costs what has changed, not what there is.
     """
 
     source: str
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
-    endpoints: tuple[Endpoint, ...] = ()
+    by_service: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, service by service. Made anew each time: not for the way of every change."""
+        return tuple(chain.from_iterable(self.by_service.values()))
+
+
+def by_service(endpoints: Iterable[Endpoint]) -> Mapping[str, tuple[Endpoint, ...]]:
+    """Return *endpoints* by service, both in the order of their names."""
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in sorted(endpoints, key=lambda e: (e.service, e.key)):
+        found.setdefault(endpoint.service, []).append(endpoint)
+    return MappingProxyType({name: tuple(some) for name, some in found.items()})
+
+
+class Told(NamedTuple):
+    """The newest word of one informant on one task."""
+
+    by: str  # "api", "events", "agent", "leader 4d590253", "disk", ...
+    what: str  # "RUNNING, version 3"
+    at_s: float  # Unix time at which it was heard
 
 
 @dataclass(slots=True)
@@ -112,6 +143,7 @@ class SourceStatus:
     errors: Counter[str] = field(default_factory=Counter)  # by kind: throttled, denied, unreachable, ...
     refreshes: int = 0  # complete answers so far
     calls: Counter[str] = field(default_factory=Counter)  # API calls by operation
+    stale_after_s: float = math.inf  # what was last confirmed longer ago wants proof before it is used
 
 
 class Source(Protocol):
@@ -133,6 +165,10 @@ class Source(Protocol):
 
     def hurry(self) -> None:
         """Ask again soon, within what the API's budget allows: something has changed."""
+        ...
+
+    def told(self, task_arn: str) -> Sequence[Told]:
+        """Return who has said what about a task, newest first; () for one this source does not know."""
         ...
 
 

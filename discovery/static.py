@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from discovery.model import Endpoint, Service, Snapshot, SourceStatus
+from discovery.model import Endpoint, Service, Snapshot, SourceStatus, Told, by_service
 
 CONTAINER: Final = "static"
 
@@ -29,8 +29,8 @@ class StaticSource:
         self._snapshot = Snapshot(
             source=name,
             services=MappingProxyType({service.name: service for service, _ in services}),
-            endpoints=tuple(
-                _endpoint(service, host, port)
+            by_service=by_service(
+                _endpoint(service, host, port, name)
                 for service, addresses in services
                 for host, port in sorted(set(addresses))
             ),
@@ -47,8 +47,12 @@ class StaticSource:
         """There is nothing to ask: the configuration says where these answer."""
         self.status.asked_s = self._clock()
 
+    def told(self, task_arn: str) -> tuple[Told, ...]:
+        """Nobody has said anything later than the configuration."""
+        return ()
 
-def _endpoint(service: Service, host: str, port: int) -> Endpoint:
+
+def _endpoint(service: Service, host: str, port: int, source: str) -> Endpoint:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return Endpoint(
         service=service.name,
@@ -57,4 +61,5 @@ def _endpoint(service: Service, host: str, port: int) -> Endpoint:
         container_port=port,
         host=host,
         port=port,
+        source=source,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from types import MappingProxyType
 
-from discovery.model import BackendKey, Endpoint, Problem, Service, Snapshot
+from discovery.model import BackendKey, Endpoint, Problem, Service, Snapshot, by_service
 
 _Claim = tuple[str, str]  # host pattern, path prefix
 _Place = tuple[BackendKey, str]  # a backend, and an address it was said to have
@@ -73,7 +73,7 @@ class BackendTable:
         self._snapshot = Snapshot(
             source="table",
             services=MappingProxyType(dict(sorted(services.items()))),
-            endpoints=merged,
+            by_service=by_service(merged),
             problems=tuple(sorted(problems | conflicts | contested, key=lambda p: (p.where, p.what))),
         )
 

@@ -16,7 +16,7 @@ from discovery.ecs.rules import ServiceRule
 from discovery.ecs.shapes import TaskDefinition, World
 from discovery.ecs.threads import all_of
 from discovery.ecs.translate import translate
-from discovery.model import DiscoveryError, HealthCheck, Snapshot, SourceStatus, Tls
+from discovery.model import DiscoveryError, HealthCheck, Snapshot, SourceStatus, Tls, Told
 
 log = logging.getLogger("anyport.discovery.ecs")
 
@@ -98,6 +98,10 @@ class EcsPoller:
     def hurry(self) -> None:
         """Ask again soon: as early as the shortest pause, or the back-off after an error, allows."""
         self._hurried.set()
+
+    def told(self, task_arn: str) -> tuple[Told, ...]:
+        """Return nothing yet."""
+        return ()
 
     async def _pause(self, delay_s: float) -> None:
         """Wait *delay_s*, or less if someone is in a hurry, but never less than the shortest pause."""

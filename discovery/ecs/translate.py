@@ -11,7 +11,7 @@ from discovery.ecs.labels import Route, read_labels
 from discovery.ecs.ports import PortChoiceError, choose_port, did_you_mean, locate
 from discovery.ecs.rules import ServiceRule
 from discovery.ecs.shapes import Container, Task, TaskDefinition, World
-from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls
+from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls, by_service
 
 # How long a task must have run before those of a DRAINING instance step back in its favour: discovery
 # does not see health checks, and a task that has just started may still be loading.
@@ -63,7 +63,7 @@ def translate(
     return Snapshot(
         source=source,
         services=MappingProxyType(services),
-        endpoints=tuple(sorted(_step_back(endpoints, world, settled), key=lambda e: (e.service, e.key))),
+        by_service=by_service(_step_back(endpoints, world, settled)),
         problems=tuple(sorted(set(problems), key=lambda p: (p.where, p.what))),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discovery.model import BackendKey, Endpoint, Problem, Service, Snapshot
+from discovery.model import BackendKey, Endpoint, Problem, Service, Snapshot, by_service
 from discovery.table import BackendTable
 
 
@@ -38,7 +38,7 @@ def endpoint(
 
 
 def source(name: str, services: list[Service], *endpoints: Endpoint) -> Snapshot:
-    return Snapshot(source=name, services={s.name: s for s in services}, endpoints=endpoints)
+    return Snapshot(source=name, services={s.name: s for s in services}, by_service=by_service(endpoints))
 
 
 def test_loaded_when_every_source_has_answered() -> None:
@@ -271,7 +271,7 @@ def test_order_within_a_snapshot_does_not_matter(history: list[Snapshot], random
     one, two = BackendTable(["one", "two"]), BackendTable(["one", "two"])
     for snapshot in history:
         one.apply(snapshot)
-        two.apply(replace(snapshot, endpoints=tuple(reversed(snapshot.endpoints))))
+        two.apply(replace(snapshot, by_service=by_service(reversed(snapshot.endpoints))))
 
         assert one.snapshot == two.snapshot
         assert one.suspended == two.suspended

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from discovery.model import BackendKey, Endpoint, HealthCheck, Service, Snapshot
+from discovery.model import BackendKey, Endpoint, HealthCheck, Service, Snapshot, by_service
 from proxy.control.changes import changes
 from proxy.control.compose import Knowledge, Slots, compose, inherited, kept_rows, source_of, state
 from proxy.control.health.check import target
@@ -38,7 +38,7 @@ def knowledge(
 ) -> Knowledge:
     named = {name: Service(name=name, hosts=(f"{name}.test",)) for name in services}
     return Knowledge(
-        facts=Snapshot(source="table", services=named, endpoints=endpoints),
+        facts=Snapshot(source="table", services=named, by_service=by_service(endpoints)),
         suspended=suspended or {},
         answered=frozenset(answered),
         pending=frozenset(pending),

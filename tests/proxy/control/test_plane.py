@@ -11,7 +11,16 @@ from types import MappingProxyType
 
 import pytest
 
-from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Source, SourceStatus
+from discovery.model import (
+    Endpoint,
+    HealthCheck,
+    Problem,
+    Service,
+    Snapshot,
+    Source,
+    SourceStatus,
+    by_service,
+)
 from proxy import config
 from proxy.config import Config
 from proxy.control import process
@@ -32,7 +41,10 @@ def known(source: str, service: str, *, port: int = 1, problems: tuple[Problem, 
     check = HealthCheck(kind="none")
     services = {service: Service(name=service, hosts=(f"{service}.test",), health=check)}
     return Snapshot(
-        source=source, services=MappingProxyType(services), endpoints=(endpoint,), problems=problems
+        source=source,
+        services=MappingProxyType(services),
+        by_service=by_service((endpoint,)),
+        problems=problems,
     )
 
 
