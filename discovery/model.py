@@ -99,17 +99,21 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything known at one moment: complete, never a delta.
+    """Everything known at one moment, never a delta.
 
     From a `Source` it is what that one source knows; from `BackendTable` it is the merged table. Two
     snapshots share what did not change between them: a service whose endpoints are the same object as
     before needs no second look. So a change costs what has changed, not what there is.
+
+    While `complete` is False, the source's first answer is still being read: its endpoints may be used,
+    but what it lacks proves nothing, and the source does not count as having answered.
     """
 
     source: str
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
     by_service: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[Problem, ...] = ()
+    complete: bool = True
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

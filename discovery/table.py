@@ -18,6 +18,7 @@ class BackendTable:
     def __init__(self, sources: Iterable[str]) -> None:
         self._order = tuple(dict.fromkeys(sources))
         self._latest: dict[str, Snapshot] = {}
+        self._answered: set[str] = set()
         self._holders: dict[_Claim, str] = {}
         self._suspended: Mapping[BackendKey, str] = MappingProxyType({})
         self._lost: frozenset[_Place] = frozenset()
@@ -31,12 +32,12 @@ class BackendTable:
     @property
     def loaded(self) -> bool:
         """Whether every source has answered completely at least once."""
-        return len(self._latest) == len(self._order)
+        return len(self._answered) == len(self._order)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The sources that have not answered yet."""
-        return tuple(name for name in self._order if name not in self._latest)
+        return tuple(name for name in self._order if name not in self._answered)
 
     @property
     def suspended(self) -> Mapping[BackendKey, str]:
@@ -53,6 +54,8 @@ class BackendTable:
             raise KeyError(snapshot.source)
         before = (self._snapshot, self._suspended, self.loaded)
         self._latest[snapshot.source] = snapshot
+        if snapshot.complete:
+            self._answered.add(snapshot.source)
         self._merge()
         return before != (self._snapshot, self._suspended, self.loaded)
 

@@ -181,8 +181,9 @@ class ControlPlane:
 
     def _learn(self, table: BackendTable, snapshot: Snapshot) -> None:
         table.apply(snapshot)
-        self._answered.add(snapshot.source)
-        self.status.pending -= {snapshot.source}
+        if snapshot.complete:
+            self._answered.add(snapshot.source)
+            self.status.pending -= {snapshot.source}
         self._changed.set()
 
     async def _publish_changes(self) -> None:

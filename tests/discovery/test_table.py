@@ -52,6 +52,17 @@ def test_loaded_when_every_source_has_answered() -> None:
     assert table.loaded
 
 
+def test_half_a_first_answer_is_used_but_is_no_answer() -> None:
+    table = BackendTable(["ecs"])
+    half = replace(source("ecs", [service("web")], endpoint("web", "a")), complete=False)
+
+    assert table.apply(half)
+    assert [e.service for e in table.snapshot.endpoints] == ["web"]
+    assert (table.loaded, table.missing) == (False, ("ecs",))
+    assert table.apply(replace(half, complete=True))
+    assert table.loaded
+
+
 def test_same_snapshot_again_changes_nothing() -> None:
     table = BackendTable(["ecs"])
     snapshot = source("ecs", [service("web")], endpoint("web", "a"))
