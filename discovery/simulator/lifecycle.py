@@ -2,11 +2,13 @@
 
 One coroutine walks each task through it. What ECS shows changes in the order ECS has it: `desiredStatus`
 flips first, the stop signal follows at once, and `lastStatus` stays RUNNING until the processes are gone.
+Within a task, containers start and get their stop signals in the order of `dependsOn`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import signal
 import time
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 
 from discovery.simulator.arns import new_id
 from discovery.simulator.network import Network, Wiring
+from discovery.simulator.order import may_start, may_stop
 from discovery.simulator.ports import PortsExhaustedError
 from discovery.simulator.runtime import ProcessSpec, RuntimeFailure
 from discovery.simulator.state import Container, Task
@@ -113,6 +116,7 @@ class Lifecycle:
         self._lives[task.arn].checks.clear()
         task.health_status = overall_health(task)
         self._changed(task)
+        self._lives[task.arn].news.set()  # another container may wait for it
 
     def abandon(self) -> None:
         """Give every task up where it is: the simulator is ending, and the runtime kills what runs."""
@@ -170,11 +174,12 @@ class Lifecycle:
         task = life.task
         try:
             wirings = self._network.wire(task)
-            for container in task.containers:
-                await self._start_container(life, container, wirings[container.name])
+            await self._start_in_order(life, wirings)
         except (RuntimeFailure, PortsExhaustedError) as exc:
             self.stop(task, code="TaskFailedToStart", reason=f"CannotStartContainerError: {exc}")
             return False
+        if any(not container.created_at for container in task.containers):
+            return False  # told to stop while one waited for another
         for container in task.containers:
             if container.pid:
                 container.last_status = "RUNNING"
@@ -182,6 +187,25 @@ class Lifecycle:
         task.started_at = self._clock()
         self._show(task, "RUNNING")
         return True
+
+    async def _start_in_order(self, life: _Life, wirings: Mapping[str, Wiring]) -> None:
+        """Start each container when what it waits for is so far. Raises RuntimeFailure if it never is."""
+        task = life.task
+        while waiting := [c for c in task.containers if not c.created_at]:
+            states = {container.name: may_start(container, task.containers) for container in waiting}
+            for container in waiting:
+                if states[container.name] == "never":
+                    raise RuntimeFailure(
+                        f"failed to resolve container ordering dependency of [{container.name}]"
+                    )
+            ready = [container for container in waiting if states[container.name] == "now"]
+            for container in ready:
+                await self._start_container(life, container, wirings[container.name])
+            if ready:
+                continue
+            await self._wait(life)
+            if task.desired_status == "STOPPED" or self._essential_ended(life):
+                return
 
     async def _start_container(self, life: _Life, container: Container, wiring: Wiring) -> None:
         container.created_at = self._clock()
@@ -204,12 +228,23 @@ class Lifecycle:
         """Wait until the task is told to stop, or an essential container of it has ended."""
         task = life.task
         while task.desired_status == "RUNNING":
-            if any(not c.pid and c.definition.get("essential", True) for c in task.containers):
-                self.stop(task, code="EssentialContainerExited", reason="Essential container in task exited")
+            if self._essential_ended(life):
                 return
-            due = min((at for at, _ in life.checks), default=None)
-            await self._news(life, None if due is None else max(0.0, due - time.monotonic()))
-            self._check_health(life)
+            await self._wait(life)
+
+    def _essential_ended(self, life: _Life) -> bool:
+        """Return whether an essential container has ended; then the task is to stop."""
+        essential = [c for c in life.task.containers if c.definition.get("essential", True)]
+        if not any(c.last_status == "STOPPED" for c in essential):
+            return False
+        self.stop(life.task, code="EssentialContainerExited", reason="Essential container in task exited")
+        return True
+
+    async def _wait(self, life: _Life) -> None:
+        """Wait for news or for the next health check, and see to that."""
+        due = min((at for at, _ in life.checks), default=None)
+        await self._news(life, None if due is None else max(0.0, due - time.monotonic()))
+        self._check_health(life)
 
     def _check_health(self, life: _Life) -> None:
         due = [item for item in life.checks if item[0] <= time.monotonic()]
@@ -223,22 +258,24 @@ class Lifecycle:
         self._changed(life.task)
 
     async def _end(self, life: _Life) -> None:
-        """Stop signal at once, stopTimeout, SIGKILL; then the task is taken apart."""
+        """Each container's stop signal, its stopTimeout from then on, SIGKILL; then the task is taken apart.
+
+        A signal is sent at once, or when nothing that depends on the container runs any more.
+        """
         task = life.task
-        began = time.monotonic()
-        timeouts_s = {
-            c.name: self._pace.real_s(c.definition.get("stopTimeout") or STOP_TIMEOUT_S)
-            for c in task.containers
-        }
-        for container in task.containers:
-            self._signal(container, signal.SIGTERM)
+        kill_at: dict[str, float] = {}  # of those that have had their stop signal
         while running := [c for c in task.containers if c.pid]:
-            deadline = began + min(timeouts_s[c.name] for c in running)
+            for container in running:
+                if container.name not in kill_at and may_stop(container, task.containers):
+                    timeout_s = container.definition.get("stopTimeout") or STOP_TIMEOUT_S
+                    kill_at[container.name] = time.monotonic() + self._pace.real_s(timeout_s)
+                    self._signal(container, signal.SIGTERM)
+            deadline = min(kill_at[c.name] for c in running if c.name in kill_at)
             if not await self._news(life, max(0.0, deadline - time.monotonic())):
                 for container in running:
-                    if began + timeouts_s[container.name] <= time.monotonic():
+                    if kill_at.get(container.name, math.inf) <= time.monotonic():
                         self._signal(container, signal.SIGKILL)
-                        timeouts_s[container.name] += 5.0  # a killed process needs no second signal
+                        kill_at[container.name] += 5.0  # a killed process needs no second signal
         for container in task.containers:
             container.last_status = "STOPPED"
         self._show(task, "DEPROVISIONING")

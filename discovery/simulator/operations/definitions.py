@@ -8,6 +8,7 @@ from discovery.simulator.account import Account
 from discovery.simulator.arns import make
 from discovery.simulator.failures import client_error, invalid
 from discovery.simulator.operations.request import text, with_token
+from discovery.simulator.order import mistakes
 from discovery.simulator.paging import page_of
 from discovery.simulator.state import TaskDefinition
 from discovery.simulator.wire import Json, definition_json
@@ -50,6 +51,8 @@ def _containers(request: Json, mode: str) -> list[Json]:
     names = [item.get("name") for item in given]
     if None in names or len(set(names)) != len(names):
         raise client_error("Container definitions need names that differ from each other.")
+    for mistake in mistakes(given):
+        raise client_error(mistake)
     return [
         {
             "cpu": 0,

@@ -19,6 +19,7 @@ from discovery.simulator.ports import PortRange
 from discovery.simulator.runtime import ProcessSpec, RuntimeFailure
 from discovery.simulator.state import State, Task
 from tests.kit.cloud import Cloud
+from tests.kit.eventually import eventually
 
 DEADLINE_S = 5.0
 
@@ -85,6 +86,12 @@ class Stage:
             while not condition():
                 self._news.clear()
                 await self._news.wait()
+
+    async def until_signalled(self, count: int) -> None:
+        await eventually(lambda: len(self.runner.signals) >= count, within_s=DEADLINE_S)
+
+    async def until_started(self, count: int) -> None:
+        await eventually(lambda: len(self.runner.specs) >= count, within_s=DEADLINE_S)
 
     async def running(self, task: Task) -> None:
         await self.until(lambda: task.last_status == "RUNNING")
@@ -163,6 +170,118 @@ async def test_an_essential_container_takes_the_task_with_it() -> None:
         await s.stopped(task)
         assert task.stop_code == "EssentialContainerExited"
         assert app.exit_code == 1
+
+
+def _sidecar(condition: str, **more: object) -> dict[str, object]:
+    """A container that is not essential and depends on "app"."""
+    depends_on = [{"containerName": "app", "condition": condition}]
+    return {
+        "name": "sidecar",
+        "image": "x",
+        "command": ["./x"],
+        "essential": False,
+        "dependsOn": depends_on,
+        **more,
+    }
+
+
+@pytest.mark.asyncio
+async def test_no_stop_signal_while_a_container_that_depends_on_it_still_runs() -> None:
+    async with stage(speed=10) as s:
+        s.cloud.call(
+            "RegisterTaskDefinition",
+            family="two",
+            containerDefinitions=[
+                {"name": "app", "image": "anyport/app"},
+                _sidecar("START", stopTimeout=100),
+            ],
+        )
+        s.runner.deaf.add("sidecar")
+        task = s.run("two")
+        await s.running(task)
+        app, sidecar = task.containers
+        s.cloud.call("StopTask", cluster="prod", task=task.arn)
+        await s.until_signalled(1)
+        assert s.runner.signals == [("sidecar", signal.SIGTERM)]
+        assert app.pid
+        s.lifecycle.process_exited(sidecar.pid, 0)
+        await s.stopped(task)
+        assert s.runner.signals == [("sidecar", signal.SIGTERM), ("app", signal.SIGTERM)]
+
+
+@pytest.mark.asyncio
+async def test_stop_timeout_counts_from_the_containers_own_stop_signal() -> None:
+    async with stage(speed=100) as s:
+        s.cloud.call(
+            "RegisterTaskDefinition",
+            family="two",
+            containerDefinitions=[
+                {"name": "app", "image": "anyport/app", "stopTimeout": 10},
+                _sidecar("START", stopTimeout=20),
+            ],
+        )
+        s.runner.deaf |= {"app", "sidecar"}
+        task = s.run("two")
+        await s.running(task)
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        s.cloud.call("StopTask", cluster="prod", task=task.arn)
+        await s.stopped(task)
+        assert loop.time() - before >= 0.3  # 20 s for the one, then 10 s for the other
+        assert s.runner.signals == [
+            ("sidecar", signal.SIGTERM), ("sidecar", signal.SIGKILL),
+            ("app", signal.SIGTERM), ("app", signal.SIGKILL),
+        ]  # fmt: skip
+
+
+@pytest.mark.asyncio
+async def test_who_waits_for_healthy_starts_after_the_health_check_has_passed() -> None:
+    health_check = {"command": ["CMD", "true"], "interval": 300}
+    async with stage(speed=100) as s:
+        s.cloud.call(
+            "RegisterTaskDefinition",
+            family="two",
+            containerDefinitions=[
+                _sidecar("HEALTHY"),
+                {"name": "app", "image": "anyport/app", "healthCheck": health_check},
+            ],
+        )
+        task = s.run("two")
+        await s.until_started(1)
+        assert [spec.name.split("/")[1] for spec in s.runner.specs.values()] == ["app"]
+        assert task.last_status == "PENDING"
+        s.lifecycle.set_health(task, "HEALTHY")
+        await s.running(task)
+        assert [spec.name.split("/")[1] for spec in s.runner.specs.values()] == ["app", "sidecar"]
+
+
+@pytest.mark.asyncio
+async def test_what_never_can_start_fails_the_task() -> None:
+    init = {"name": "app", "image": "x", "command": ["./migrate"], "essential": False}
+    main = {**_sidecar("SUCCESS"), "essential": True}
+    async with stage() as s:
+        s.cloud.call("RegisterTaskDefinition", family="two", containerDefinitions=[init, main])
+        task = s.run("two")
+        await s.until_started(1)
+        s.lifecycle.process_exited(task.containers[0].pid, 1)
+        await s.stopped(task)
+        assert task.stop_code == "TaskFailedToStart"
+        assert "container ordering dependency of [sidecar]" in task.stopped_reason
+
+
+@pytest.mark.asyncio
+async def test_stopped_while_one_container_waits_for_another() -> None:
+    init = {"name": "app", "image": "x", "command": ["./migrate"], "essential": False}
+    async with stage() as s:
+        s.cloud.call(
+            "RegisterTaskDefinition", family="two", containerDefinitions=[init, _sidecar("COMPLETE")]
+        )
+        task = s.run("two")
+        await s.until_started(1)
+        s.cloud.call("StopTask", cluster="prod", task=task.arn)
+        await s.stopped(task)
+        assert len(s.runner.specs) == 1
+        assert s.runner.signals == [("app", signal.SIGTERM)]
 
 
 @pytest.mark.asyncio
