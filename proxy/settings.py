@@ -123,6 +123,17 @@ class BackendTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityCheck:
+    """How a backend proves whose it is: what is asked, and where its answer names the service or the task."""
+
+    path: str = "/"  # of the GET
+    host: str = ""  # its Host header
+    header: str = ""  # of the answer; "": not looked at
+    body: bool = False
+    timeout_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """Everything above, as it crosses the link."""
 

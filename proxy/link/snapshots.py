@@ -26,6 +26,7 @@ from proxy.settings import (
     AccessLog,
     BackendTls,
     Certificate,
+    IdentityCheck,
     Limits,
     ListenerSettings,
     Retries,
@@ -35,7 +36,7 @@ from proxy.settings import (
 from proxy.steps import ROWS_PER_STEP, Steps, finish, release
 
 _NUMBER: Final = struct.Struct("!Q")
-_FORMAT: Final = 2  # of the encoding; a worker and a control process of different versions must notice
+_FORMAT: Final = 3  # of the encoding; a worker and a control process of different versions must notice
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -48,6 +49,7 @@ class ServiceRow:
     hosts: tuple[str, ...]
     path: str
     tls: BackendTls | None = None  # None: its backends are spoken to in plain
+    identity: IdentityCheck | None = None  # None: its backends prove nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class BackendRow:
     instance: str = ""
     release: str = ""
     started_at: float = 0.0
+    confirm: bool = False  # known from old news: a new connection has to prove `ServiceRow.identity` first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,8 @@ def _rows(
 
 def _service(raw: dict[str, Any]) -> ServiceRow:
     tls = BackendTls(**raw["tls"]) if raw["tls"] is not None else None
-    return ServiceRow(**{**raw, "hosts": tuple(raw["hosts"]), "tls": tls})
+    identity = IdentityCheck(**raw["identity"]) if raw["identity"] is not None else None
+    return ServiceRow(**{**raw, "hosts": tuple(raw["hosts"]), "tls": tls, "identity": identity})
 
 
 def _backend(raw: dict[str, Any]) -> BackendRow:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.link import snapshots
 from proxy.link.snapshots import Decoder, SnapshotError, TableSnapshot
-from proxy.settings import BackendTls, Timeouts, WorkerSettings
+from proxy.settings import BackendTls, IdentityCheck, Timeouts, WorkerSettings
 from proxy.steps import ROWS_PER_STEP, finish
 from tests.kit.workers import backend, service
 
@@ -22,7 +22,10 @@ SERVICES = (
 TABLE = TableSnapshot(
     revision=7,
     loaded=True,
-    services=(SERVICES[0], replace(SERVICES[1], tls=BackendTls(name="shop.internal"))),
+    services=(
+        SERVICES[0],
+        replace(SERVICES[1], tls=BackendTls(name="shop.internal"), identity=IdentityCheck(header="x-task")),
+    ),
     backends=(backend(1001), backend(1002, of="shop", healthy=False), backend(1003, draining=True)),
     settings=WorkerSettings(timeouts=Timeouts(connect_s=3.5), trusted_proxies=("10.0.0.0/8",)),
 )
@@ -96,10 +99,10 @@ def _cuts() -> list[bytes]:
         *(b"".join(lines[:count]) for count in range(len(lines))),
         whole + lines[-1],
         whole.replace(b'"format":', b'"form":'),
-        whole.replace(b'"format":2', b'"format":1'),
+        whole.replace(b'"format":3', b'"format":2'),
         whole.replace(b'"port":1002', b'"porto":1002'),
         whole.replace(b'"services":2', b'"services":"2"'),
-        b'{"format":2}\n',
+        b'{"format":3}\n',
         b"[]\n",
         b"2\n",
         b"\x00" * 64,
