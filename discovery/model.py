@@ -167,8 +167,11 @@ class Source(Protocol):
         """
         ...
 
-    def hurry(self) -> None:
-        """Ask again soon, within what the API's budget allows: something has changed."""
+    def hurry(self, task_arn: str = "") -> None:
+        """Ask again soon, within what the API's budget allows: something has changed.
+
+        With *task_arn*, that task is in doubt and is looked at before all else.
+        """
         ...
 
     def told(self, task_arn: str) -> Sequence[Told]:

@@ -43,7 +43,7 @@ class StaticSource:
         yield self._snapshot
         await asyncio.Event().wait()
 
-    def hurry(self) -> None:
+    def hurry(self, task_arn: str = "") -> None:
         """There is nothing to ask: the configuration says where these answer."""
         self.status.asked_s = self._clock()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Heard(Protocol):
@@ -34,4 +34,14 @@ class Feed(Protocol):
 
     def hurry(self) -> None:
         """Look again soon: something has changed."""
+        ...
+
+
+@runtime_checkable
+class Pushed(Feed, Protocol):
+    """A feed that hears of every change as it happens, so that the API need not be asked for each."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it hears now, and has missed nothing since the last complete answer of the API."""
         ...

@@ -95,7 +95,7 @@ class EcsPoller:
                 delay_s = max(period_s - (self._clock() - started_s), _SHORTEST_PAUSE * self._interval_s)
                 await self._pause(delay_s)
 
-    def hurry(self) -> None:
+    def hurry(self, task_arn: str = "") -> None:
         """Ask again soon: as early as the shortest pause, or the back-off after an error, allows."""
         self._hurried.set()
 

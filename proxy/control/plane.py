@@ -114,7 +114,7 @@ class ControlPlane:
             self._monitor.refused(check_id)
             self._doubts.add(check_id, source)
             self._doubted.set()
-            source.hurry()
+            source.hurry(report.key.task_arn)
 
     def _source_of(self, key: BackendKey) -> Source | None:
         name = compose.source_of(key.task_arn)

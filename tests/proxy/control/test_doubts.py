@@ -23,7 +23,7 @@ class _Source:
     def watch(self) -> AsyncIterator[Snapshot]:
         raise NotImplementedError
 
-    def hurry(self) -> None:
+    def hurry(self, task_arn: str = "") -> None:
         raise NotImplementedError
 
 
