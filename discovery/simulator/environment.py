@@ -38,6 +38,10 @@ def task_environment(task: Task, container: Container, region: str) -> Mapping[s
     if url:
         given["ECS_CONTAINER_METADATA_URI_V4"] = url
         given["ECS_AGENT_URI"] = url.replace("/v4/", "/api/")
+    if task.instance is not None and task.instance.imds_url:
+        # At 169.254.169.254 there is at most that of the machine the simulator runs on.
+        given["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = task.instance.imds_url
+        given["AWS_EC2_METADATA_DISABLED"] = "false"
     overrides = [
         item for item in task.overrides.get("containerOverrides", ()) if item.get("name") == container.name
     ]
