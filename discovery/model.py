@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 
 class BackendKey(NamedTuple):
@@ -137,6 +137,26 @@ class Told(NamedTuple):
     at_s: float  # Unix time at which it was heard
 
 
+# Upper bounds of the ages by which events are counted.
+EVENT_AGES_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, math.inf)
+
+
+@dataclass(slots=True)
+class EventStatus:
+    """What a queue of events has told of one cluster; written by the feed, read by metrics."""
+
+    kinds: Counter[str] = field(default_factory=Counter)  # events by kind, "unknown" and "foreign" too
+    ages: Counter[float] = field(default_factory=Counter)  # by bound of `EVENT_AGES_S`; not summed up
+    age_sum_s: float = 0.0  # of them all, from the change in ECS to here
+    last_s: float | None = None  # when the last event of the cluster came (monotonic)
+    answered_s: float | None = None  # when the queue last answered, if only that there is nothing
+    fresh: bool = False  # whether events are believed to tell of every change
+    gaps: int = 0  # times when events may have been lost: at the start, after an outage
+    missed: int = 0  # changes that no event has told of
+    errors: Counter[str] = field(default_factory=Counter)  # by kind, as in DiscoveryError
+    last_error: str = ""  # "" after a success
+
+
 @dataclass(slots=True)
 class SourceStatus:
     """How fresh a source's knowledge is; written by the source, read by metrics and /readyz."""
@@ -148,6 +168,7 @@ class SourceStatus:
     refreshes: int = 0  # complete answers so far
     calls: Counter[str] = field(default_factory=Counter)  # API calls by operation
     stale_after_s: float = math.inf  # what was last confirmed longer ago wants proof before it is used
+    events: EventStatus | None = None  # None: no queue of events is read
 
 
 class Source(Protocol):
@@ -183,7 +204,7 @@ class DiscoveryError(Exception):
     """A source could not give a complete answer; the last one still stands.
 
     `kind` is a metric label from a closed set: throttled, denied, expired, unreachable, timeout,
-    missing_cluster, no_credentials, malformed, partial, other. The text says what to do.
+    missing_cluster, missing_queue, no_credentials, malformed, partial, other. The text says what to do.
     """
 
     def __init__(self, kind: str, message: str) -> None:
