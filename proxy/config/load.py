@@ -210,6 +210,9 @@ def _absolute(config: Config, folder: str) -> Config:
             "listener": listeners,
             "service": services,
             "backend_tls": _located(config.backend_tls, folder),
+            "file": config.file.model_copy(
+                update={"path": config.file.path and os.path.join(folder, config.file.path)}
+            ),
         }
     )
 

@@ -77,6 +77,8 @@ class Health(_Section):
     healthy_threshold: Count = 1
     unhealthy_threshold: Count = 3
     host: str = ""
+    identity_header: Annotated[str, AfterValidator(text.optional_header)] = ""  # "": no proof asked for
+    identity_body: bool = False
 
 
 class BackendTls(_Section):
@@ -105,6 +107,19 @@ class Ecs(_Section):
     domain: Annotated[str, AfterValidator(text.optional_domain)] = ""  # `web` answers to `web.<domain>`
 
 
+class Dns(_Section):
+    """How the names in `dns` of a [[service]] are resolved."""
+
+    servers: tuple[Annotated[str, AfterValidator(text.dns_server)], ...] = ()  # (): /etc/resolv.conf
+    ttl_max_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 60.0
+
+
+class File(_Section):
+    """Services in a file of their own, or a folder of them, which may change at any time."""
+
+    path: Annotated[str, AfterValidator(text.optional_path)] = ""  # "": none
+
+
 class EcsTarget(_Section):
     """Which containers of which ECS service serve a [[service]]."""
 
@@ -123,6 +138,7 @@ class Service(_Section):
     path: Annotated[str, AfterValidator(text.prefix)] = "/"
     ecs: EcsTarget | None = None
     static: tuple[Address, ...] = ()
+    dns: tuple[Annotated[str, AfterValidator(text.dns_name)], ...] = ()
     tls: ServiceTls | None = None  # None: plain HTTP
     health: Health | None = None  # None: [health]; `load` fills what is left out here from [health]
 
@@ -151,6 +167,8 @@ class Config(_Section):
     health: Health = Health()
     backend_tls: BackendTls = BackendTls()
     ecs: Ecs = Ecs()
+    dns: Dns = Dns()
+    file: File = File()
     service: tuple[Service, ...] = ()
 
     def worker_settings(self) -> WorkerSettings:

@@ -11,6 +11,7 @@ from proxy.config.positions import Path
 from proxy.config.text import split_address
 
 _TOKEN_CHARACTERS = 16  # fewer can be guessed
+_PROOF = frozenset(("kind", "identity_header", "identity_body"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def check(config: Config) -> Iterator[Problem]:
     for index, service in enumerate(config.service):
         yield from _places(config, service, ("service", index))
         yield from _tls(service, ("service", index, "tls"))
-    if not config.ecs.clusters and not config.service:
+    if not config.ecs.clusters and not config.service and not config.file.path:
         yield Problem(
             (("ecs",), ("service",)),
             "there is nothing to route to: no [ecs] clusters and no [[service]]",
@@ -112,9 +113,12 @@ def _clusters(config: Config) -> Iterator[Problem]:
 
 def _timing(config: Config) -> Iterator[Problem]:
     yield from _health(config.health, ("health",))
+    yield from _proof(config.health, config.health, ("health",))
     for index, service in enumerate(config.service):
         if service.health is not None and service.health.model_fields_set & {"interval_s", "timeout_s"}:
             yield from _health(service.health, ("service", index, "health"))
+        if service.health is not None and service.health.model_fields_set & _PROOF:
+            yield from _proof(service.health, config.health, ("service", index, "health"))
     if config.limits.request_line_bytes > config.limits.request_head_bytes:
         yield Problem(
             (("limits", "request_line_bytes"), ("limits", "request_head_bytes")),
@@ -137,6 +141,18 @@ def _health(health: Health, path: Path) -> Iterator[Problem]:
             f"`timeout_s` ({health.timeout_s:g}) is longer than `interval_s` ({health.interval_s:g})",
             "a check must end before the next one begins",
         )
+
+
+def _proof(health: Health, general: Health, path: Path) -> Iterator[Problem]:
+    """A proof of identity is in the answer to a GET, and no other check gets one."""
+    kind = health.kind if "kind" in health.model_fields_set else general.kind
+    for key in ("identity_header", "identity_body"):
+        if getattr(health, key) and kind != "http":
+            yield Problem(
+                ((*path, key), (*path, "kind")),
+                f'`{key}` needs an answer to look into, and the check is of kind "{kind}"',
+                'write `kind = "http"`, or leave it out',
+            )
 
 
 def _names(config: Config) -> Iterator[Problem]:
@@ -168,11 +184,12 @@ def _routes(config: Config) -> Iterator[Problem]:
 
 def _places(config: Config, service: Service, path: Path) -> Iterator[Problem]:
     """Where a service runs. Both `ecs` and `static` is allowed: a server on its way into ECS."""
-    if service.ecs is None and not service.static:
+    if service.ecs is None and not (service.static or service.dns or config.file.path):
         yield Problem(
             (path,),
             "it runs nowhere",
-            'say where: `static = ["ip:port"]`, or [service.ecs] with `service = "<ECS service>"`',
+            'say where: `static = ["ip:port"]`, `dns = ["name:port"]`, or [service.ecs] with '
+            '`service = "<ECS service>"`',
         )
     if not hosts_of(service, config.ecs.domain):
         yield Problem(

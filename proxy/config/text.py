@@ -12,6 +12,7 @@ from typing import Final
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _PATH: Final = re.compile(r"/[!-~]*")
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token (RFC 9110 section 5.6.2)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -71,6 +72,50 @@ def domain(text: str, *, wildcard: bool = False) -> str:
 def optional_domain(text: str) -> str:
     """Return *text* as `domain` does, or "" as it is."""
     return domain(text) if text else text
+
+
+def dns_name(text: str) -> str:
+    """Return *text* in lower case if it is "name:port", or the name of SRV records: "_http._tcp.name"."""
+    name, colon, port = text.rpartition(":")
+    if not colon:
+        if text.startswith("_") and re.match(r"_[^.]+\._[^.]+\..", text):
+            return domain(text)
+        raise ValueError(
+            'a DNS name is written with its port, such as "internal-elb.example.com:80"; without one it is '
+            'the name of SRV records: "_http._tcp.backend.local"'
+        )
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) <= 65535:
+        raise ValueError(f'"{port}" is not a port between 1 and 65535')
+    if _is_ip(name):
+        raise ValueError(f"{name} is an address and not a name: write it in `static`")
+    return f"{domain(name)}:{int(port)}"
+
+
+def dns_server(text: str) -> str:
+    """Return *text* if it is the address of a DNS server, with a port or without."""
+    if _is_ip(text) and not text.startswith("["):
+        return text
+    try:
+        checked = address(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is neither an IP address nor "ip:port"') from None
+    if not split_address(checked)[1]:
+        raise ValueError(f'nobody can be asked at "{text}": leave the port out for 53')
+    return checked
+
+
+def optional_header(text: str) -> str:
+    """Return *text* in lower case if it is the name of a header, or "" as it is."""
+    if text and not _HEADER.fullmatch(text):
+        raise ValueError(f'"{text[:100]}" is not the name of a header such as "X-Service"')
+    return text.lower()
+
+
+def optional_path(text: str) -> str:
+    """Return *text* if it can be the path of a file or a folder, or "" as it is."""
+    if text and (not text.strip() or "\0" in text):
+        raise ValueError('it is named by its path, such as "/etc/anyport/services.toml"')
+    return text
 
 
 def network(text: str) -> str:

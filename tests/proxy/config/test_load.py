@@ -115,6 +115,17 @@ hosts = ["c.example.com"]
         ("[[service]]\nhosts = ['x']\nstatic = ['1.1.1.1:1']", "`name` is missing", "add `name"),
         ("[[service]]\nname = 'x'\nhosts = ['x']\necs = {}", "`service` is missing", "add `service"),
         ("[[service]]\nname = 'x'\nhosts = ['x']\nstatic = ['1.1.1.1']", "an address is", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['elb.test']", "is written with its port", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['elb.test:0']", "is not a port", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['10.0.0.1:80']", "write it in `static`", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['a b:80']", "is not a host name", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['_http.x']", "the name of SRV records", ""),
+        ("[dns]\nservers = ['ns.test']", "neither an IP address nor", ""),
+        ("[dns]\nservers = ['10.0.0.2:0']", "leave the port out", ""),
+        ("[dns]\nttl_max_s = 0.5", "must be at least 1", ""),
+        ("[file]\npath = ' '", "named by its path", ""),
+        ("[health]\nidentity_header = 'X Service'", "is not the name of a header", ""),
+        ("[health]\nidentity_header = 'X-Service:'", "is not the name of a header", ""),
     ],
 )  # fmt: skip
 def test_one_wrong_key(file: Path, text: str, message: str, hint: str) -> None:
@@ -145,6 +156,13 @@ TWICE = 'clusters = ["a",\n "arn:aws:ecs:eu-west-1:1:cluster/a"]\n'
         ('[admin]\ntoken = "short"\n' + GOOD, 2, "16 or more"),
         ("[ecs]\n" + TWICE, 3, "named twice"),
         ("[health]\ntimeout_s = 9\n" + GOOD, 2, "longer than `interval_s`"),
+        ('[health]\nkind = "tcp"\nidentity_body = true\n' + GOOD, 3, "needs an answer to look into"),
+        (A + STATIC + 'health = { kind = "none", identity_header = "x" }', 5, "needs an answer to look into"),
+        (
+            A + STATIC + 'health = { identity_header = "x" }\n[health]\nkind = "tcp"',
+            5,
+            "needs an answer to look into",
+        ),
         ("[limits]\nrequest_line_bytes = 99999\n" + GOOD, 2, "larger than `request_head_bytes`"),
         (A + STATIC + B.replace('"b"', '"a"') + STATIC, 6, "are named"),
         (A + STATIC + B.replace("b.ex", "a.ex") + STATIC, 7, "both answer"),
@@ -165,6 +183,27 @@ def test_keys_that_do_not_fit_together(file: Path, text: str, line: int, message
     assert message in issue.message
     assert issue.hint
     assert issue.line == line
+
+
+def test_names_of_dns_have_one_spelling(file: Path) -> None:
+    config = read(file, A + 'dns = ["Internal-ELB.example.com.:080", "_http._tcp.Backend.local."]')
+    assert config.service[0].dns == ("internal-elb.example.com:80", "_http._tcp.backend.local")
+    config = read(file, A + STATIC + '[dns]\nservers = ["10.0.0.2", "::1", "[::1]:5353", "10.0.0.2:53"]')
+    assert config.dns.servers == ("10.0.0.2", "::1", "[::1]:5353", "10.0.0.2:53")
+
+
+def test_services_may_be_all_in_another_file_whose_path_begins_at_this_one(file: Path) -> None:
+    config = read(file, '[file]\npath = "services.toml"\n' + A)
+    assert config.file.path == str(file.parent / "services.toml")
+    assert config.service[0].static == ()
+    assert read(file, '[file]\npath = "/etc/anyport"\n').service == ()
+
+
+def test_a_check_that_sees_no_answer_inherits_no_proof(file: Path) -> None:
+    """Whoever says tcp for one service has not asked for a proof there."""
+    text = '[health]\nidentity_header = "X-Service"\n'
+    config = read(file, A + STATIC + 'health = { kind = "tcp" }\n' + text)
+    assert config.health.identity_header == "x-service"
 
 
 def test_a_service_may_run_in_ecs_and_beside_it(file: Path) -> None:
