@@ -1,0 +1,183 @@
+"""Reading a queue of events, for all clusters whose events come by it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from discovery.ecs.events import News, read
+from discovery.ecs.poller import retry_delay_s
+from discovery.ecs.queue_api import BATCH, Message, QueueApi
+from discovery.ecs.queue_place import Place, Places
+from discovery.model import DiscoveryError
+
+log = logging.getLogger("anyport.discovery.ecs")
+
+# Messages are deleted a little later, several with one call. Should we end before, they come again.
+_DELETE_AFTER_S: Final = 0.5
+_TIDY_EVERY_S: Final = 3600.0
+
+
+class Listener(Protocol):
+    """One cluster's share in a queue."""
+
+    def asks(self, cluster_arn: str) -> bool:
+        """Say whether events of this cluster are wanted."""
+        ...
+
+    def hear(self, news: Sequence[News]) -> None:
+        """Take what one answer of the queue has brought; it may be nothing."""
+        ...
+
+    def gap(self, settled_s: float) -> None:
+        """Take it that events may have been lost, and that none are from *settled_s* on (monotonic)."""
+        ...
+
+    def failed(self, error: DiscoveryError) -> None:
+        """Take it that the queue does not answer."""
+        ...
+
+    def ended(self, task_arn: str) -> bool:
+        """Say whether a task is known to run no more."""
+        ...
+
+
+class EventQueue:
+    """The one reader of a queue. What it brings is handed over before the next question is asked.
+
+    Every message is deleted, understood or not. Errors are told once, and tried again ever later, up to
+    a minute; a queue that is gone is opened anew.
+    """
+
+    def __init__(
+        self,
+        api: QueueApi,
+        places: Places,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.api = api
+        self._places = places
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+        self._listeners: list[Listener] = []
+        self._turn = asyncio.Lock()
+        self._receipts: deque[str] = deque()
+        self._some_receipts = asyncio.Event()
+        self._last_error = ""
+        self._answered_s: float | None = None
+
+    async def serve(self, listener: Listener) -> None:
+        """Bring *listener* its events until cancelled. Of several at once, one does the work for all."""
+        self._listeners.append(listener)
+        try:
+            async with self._turn:
+                await self._read()
+        finally:
+            self._listeners.remove(listener)
+            if not self._listeners:
+                await self._places.close()
+                self.api.close()
+
+    async def _read(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            place: Place | None = None
+            helpers: list[asyncio.Task[None]] = []
+            failures = 0
+            while True:
+                try:
+                    if place is None:
+                        place = await self._places.open()
+                        self._gap(place)
+                        helpers = [
+                            group.create_task(self._delete(place.url), name="delete events"),
+                            group.create_task(self._tidy(), name="remove queues that are left"),
+                        ]
+                    messages = await self.api.receive(place.url)
+                except DiscoveryError as error:
+                    failures += 1
+                    self._failed(error)
+                    if error.kind == "missing_queue":
+                        place = None
+                        for helper in helpers:
+                            helper.cancel()
+                    await self._sleep(retry_delay_s(failures, self._rng))
+                else:
+                    failures = 0
+                    self._answered(place)
+                    self._hear(messages)
+
+    def _gap(self, place: Place) -> None:
+        self._answered_s = None
+        self._receipts.clear()
+        settled_s = self._clock() + place.settle_s
+        for listener in self._listeners:
+            listener.gap(settled_s)
+
+    def _answered(self, place: Place) -> None:
+        now_s = self._clock()
+        if self._answered_s is not None and now_s - self._answered_s > place.retention_s:
+            for listener in self._listeners:
+                listener.gap(now_s)
+        self._answered_s = now_s
+        if self._last_error:
+            log.info("events: the queue answers again")
+            self._last_error = ""
+
+    def _failed(self, error: DiscoveryError) -> None:
+        if str(error) != self._last_error:
+            log.warning("events: %s", error)
+            self._last_error = str(error)
+        for listener in self._listeners:
+            listener.failed(error)
+
+    def _hear(self, messages: Sequence[Message]) -> None:
+        brought: dict[int, list[News]] = {}
+        for message in messages:
+            news = read(message.body)
+            if news.kind == "unknown":
+                log.debug("events: a message is %s", news.reason)
+            wanted = [
+                n for n, one in enumerate(self._listeners) if not news.cluster or one.asks(news.cluster)
+            ]
+            if not wanted:
+                news = News(kind="foreign", at_s=news.at_s)
+                wanted = list(range(len(self._listeners)))
+            for number in wanted:
+                brought.setdefault(number, []).append(news)
+        for number, listener in enumerate(self._listeners):
+            listener.hear(brought.get(number, ()))
+        if messages:
+            self._receipts.extend(message.receipt for message in messages)
+            self._some_receipts.set()
+
+    async def _delete(self, url: str) -> None:
+        while True:
+            await self._some_receipts.wait()
+            if len(self._receipts) < BATCH:
+                await self._sleep(_DELETE_AFTER_S)
+            batch = [self._receipts.popleft() for _ in range(min(BATCH, len(self._receipts)))]
+            if not self._receipts:
+                self._some_receipts.clear()
+            if not batch:
+                continue
+            try:
+                await self.api.delete(url, batch)
+            except DiscoveryError as error:
+                self._failed(error)  # they come again
+
+    async def _tidy(self) -> None:
+        while True:
+            await self._sleep(_TIDY_EVERY_S * self._rng.uniform(0.5, 1.0))
+            try:
+                await self._places.tidy(lambda arn: any(one.ended(arn) for one in self._listeners))
+            except DiscoveryError as error:
+                log.warning("queues that other proxies may have left are not looked for: %s", error)
