@@ -1,0 +1,281 @@
+"""The ECS agent on our own instance: what runs here, a fifth of a second after it does, without an AWS call.
+
+Whoever holds port 51678 after the agent has crashed could be anybody's container. So an answer counts only
+on a connection on which /v1/metadata has named our cluster and our instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from discovery.answers import TooLargeError, body_of
+from discovery.ecs.feed import Heard
+from discovery.ecs.ledger import Ledger
+from discovery.ecs.shapes import ContainerInstance
+from discovery.ecs.sightings import Reader
+from discovery.gateway import default_gateway
+from discovery.identity import Identity, of_agent, parse_arn
+from discovery.model import DiscoveryError
+from discovery.whoami import Whoami
+
+log = logging.getLogger("anyport.discovery")
+
+PORT: Final = 51678
+INTERVAL_S: Final = 0.2
+_BUSY_SHARE: Final = 0.05  # at most so much of the time is spent on reading what it says
+_TIMEOUT_S: Final = 1.0
+_BACK_OFF_S: Final = 1.0  # while it restarts
+_NOBODY_S: Final = 30.0  # where there has never been one
+_PATIENCE_S: Final = 10.0  # an upgrade of the agent takes a few seconds: that is no news
+_API_PATIENCE_S: Final = 3.0  # then what the API should have told is taken from the machine itself
+_MOST_BYTES: Final = 16 << 20  # hours of stopped tasks
+
+
+class AgentError(Exception):
+    """Nobody answers, or not the agent of this instance."""
+
+
+class AgentFeed:
+    """Tells *ledger* what the agent of this instance sees, if the instance is of *cluster* (name or ARN).
+
+    *setting* is "auto", or the URL where the agent is to be asked.
+    """
+
+    name = "agent"
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        heard: Heard,
+        *,
+        cluster: str,
+        whoami: Whoami,
+        region: str = "",
+        setting: str = "auto",
+        interval_s: float = INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._heard = heard
+        self._cluster = cluster
+        self._whoami = whoami
+        self._region = region
+        self._setting = setting
+        self._interval_s = interval_s
+        self._clock = clock
+        self._hurry = asyncio.Event()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._url = ""  # where it has answered
+        self._instance = Identity()  # as it has been named there
+        self._reader: Reader | None = None
+        self._connections = 0  # opened so far
+        self._checked = 0  # the one on which it has said who it is
+        self._revision = -1
+        self._began_s = self._silent_since_s = self._clock()
+        self._told = False  # that it is silent
+
+    def hurry(self) -> None:
+        self._hurry.set()
+
+    async def run(self) -> None:
+        self._forget()
+        me = await self._whoami.known()
+        if not _may_be_ours(me, self._cluster, self._region) or me.launch_type == "FARGATE":
+            return
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_create_end.append(self._connected)
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[tracing],
+        ) as session:
+            while True:
+                pause_s = await self._look(session)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._hurry.wait()
+                self._hurry.clear()
+
+    async def _connected(self, *_: object) -> None:
+        self._connections += 1
+
+    async def _look(self, session: aiohttp.ClientSession) -> float:
+        """Ask once; return the seconds until the next time."""
+        began_s = self._clock()
+        try:
+            body = await self._ask(session)
+            began_s = self._clock()
+            self._hear(body)
+        except (AgentError, DiscoveryError) as exc:
+            return self._failed(str(exc))
+        self._answered()
+        return max(self._interval_s, (self._clock() - began_s) / _BUSY_SHARE)
+
+    async def _ask(self, session: aiohttp.ClientSession) -> bytes:
+        """Return what the agent says of its tasks."""
+        reasons = []
+        for url in self._candidates():
+            try:
+                body = await self._ask_at(session, url)
+            except AgentError as exc:
+                reasons.append(f"{url}: {exc}")
+            else:
+                self._url = url
+                return body
+        raise AgentError("; ".join(reasons))
+
+    def _candidates(self) -> list[str]:
+        me = self._whoami.identity
+        urls = candidates(me, default_gateway()) if self._setting == "auto" else [self._setting.rstrip("/")]
+        return sorted(urls, key=lambda url: url != self._url)  # where it was before comes first
+
+    async def _ask_at(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        body = b""
+        for _ in range(2):
+            body = await _get(session, f"{url}/v1/tasks")
+            connection = self._connections
+            if connection == self._checked and url == self._url:
+                self._check(self._instance)
+                return body
+            try:
+                found = of_agent(json.loads(await _get(session, f"{url}/v1/metadata")))
+            except ValueError:
+                raise AgentError("/v1/metadata is no JSON") from None
+            self._check(found)
+            self._checked = self._connections
+            self._introduce(found)
+            if connection == self._checked:
+                return body
+        return body  # it closes every connection; but it has said who it is before and after this answer
+
+    def _check(self, found: Identity) -> None:
+        """Raise `AgentError` unless *found* is the instance we run on."""
+        me = self._whoami.identity
+        if not found.instance_arn:
+            raise AgentError("it is no ECS agent, or its instance is not registered yet")
+        if not _may_be_ours(found, self._cluster, self._region):
+            raise AgentError(f"it is the agent of {found.cluster_arn}, not of {self._cluster}")
+        for known, said in ((me.cluster_arn, found.cluster_arn), (self._expected(me), found.instance_arn)):
+            if known and known != said:
+                raise AgentError(f"it says it is {said}, but this is {known}")
+        if (other := self._elsewhere(found)) is not None:
+            raise AgentError(f"it is in {found.region}, account {found.account}, unlike {other}")
+        instance = self._ledger.instances.get(found.instance_arn)
+        if instance is not None and me.ec2_id and instance.ec2_id != me.ec2_id:
+            raise AgentError(f"it says it is on {instance.ec2_id}, but this is {me.ec2_id}")
+
+    def _expected(self, me: Identity) -> str:
+        """Return the ARN of our instance: the API knows it if it knows our task."""
+        task = self._ledger.task(me.task_arn) if me.task_arn else None
+        return (task.instance_arn if task is not None else "") or self._instance.instance_arn
+
+    def _elsewhere(self, found: Identity) -> str | None:
+        """Return an instance of our cluster if that is a namesake's, in another Region or account."""
+        other = next(iter(self._ledger.instances), "")
+        arn = parse_arn(other)
+        return (
+            other if arn is not None and (arn.region, arn.account) != (found.region, found.account) else None
+        )
+
+    def _introduce(self, found: Identity) -> None:
+        if found != self._instance:
+            self._instance = found
+            self._reader = Reader(found.instance_arn)
+        self._whoami.learn(found)
+
+    def _hear(self, body: bytes) -> None:
+        assert self._reader is not None
+        before = self._ledger.revision
+        # Also when the agent says nothing new: others may have said what it contradicts.
+        if not self._reader.same(body) or before != self._revision:
+            self._ledger.hear_agent(self._instance.instance_arn, self._reader.read(body), by=self.name)
+        self._hear_of_machine()
+        self._revision = self._ledger.revision
+        if self._revision != before:
+            self._heard()
+
+    def _hear_of_machine(self) -> None:
+        """Tell the address of our own instance, and, if the API does not, that the instance exists."""
+        me, arn = self._whoami.identity, self._instance.instance_arn
+        if not me.ec2_id or not me.address:
+            return
+        if me.ec2_id not in self._ledger.addresses:
+            self._ledger.hear_address(me.ec2_id, me.address)
+        if arn not in self._ledger.instances and self._clock() - self._began_s > _API_PATIENCE_S:
+            self._ledger.hear_instance(ContainerInstance(arn=arn, ec2_id=me.ec2_id, zone=me.zone))
+
+    def _answered(self) -> None:
+        if self._told:
+            log.info("the ECS agent at %s answers again", self._url)
+        elif not self._reader:
+            log.info("following the ECS agent at %s", self._url)
+        self._told = False
+        self._silent_since_s = self._clock()
+
+    def _failed(self, why: str) -> float:
+        silent_s = self._clock() - self._silent_since_s
+        if silent_s >= _PATIENCE_S and not self._told:
+            self._told = True
+            level = logging.WARNING if self._reader or self._setting != "auto" else logging.INFO
+            log.log(level, "the tasks of this instance are followed through the ECS API alone: %s", why)
+        if self._reader or silent_s < _PATIENCE_S:
+            return min(_BACK_OFF_S, max(self._interval_s, silent_s))
+        return _NOBODY_S
+
+
+def candidates(me: Identity, gateway: str) -> list[str]:
+    """Return where the agent of our instance may be asked, the likeliest first.
+
+    Its port answers on loopback and, for containers in bridge mode, on Docker's gateway; packets from there
+    to the address of the instance itself arrive too. Elsewhere its firewall rules drop them. The gateway of
+    a task in another mode is a router, which is not asked.
+    """
+    hosts = []
+    if me.network_mode != "bridge":
+        hosts.append("127.0.0.1")
+    if me.network_mode == "bridge" and gateway:
+        hosts.append(gateway)
+    if me.address:
+        hosts.append(f"[{me.address}]" if ":" in me.address else me.address)
+    return [f"http://{host}:{PORT}" for host in hosts]
+
+
+def _may_be_ours(identity: Identity, cluster: str, region: str) -> bool:
+    """Return whether *identity* is in *cluster* (name or ARN) of *region* ("": unknown), or does not know."""
+    if region and identity.region not in ("", region):
+        return False
+    if not identity.cluster:
+        return True
+    return cluster == identity.cluster_arn if cluster.startswith("arn:") else cluster == identity.cluster
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
+    try:
+        async with session.get(url, allow_redirects=False) as response:
+            body = await body_of(response, _MOST_BYTES)
+            if response.status != 200:
+                raise AgentError(f"status {response.status}")
+            return body
+    except (aiohttp.ClientError, OSError, TooLargeError) as exc:
+        raise AgentError(_in_words(exc)) from None
+
+
+def _in_words(exc: Exception) -> str:
+    if isinstance(exc, TooLargeError):
+        return f"its answer is {exc}"
+    if isinstance(exc, TimeoutError):
+        return f"no answer within {_TIMEOUT_S:.0f} s"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return str(exc.os_error.strerror or "cannot connect").lower()
+    return f"the connection failed ({type(exc).__name__})"
