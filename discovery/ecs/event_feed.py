@@ -109,12 +109,14 @@ class EventsFeed:
         """Whether events can be trusted to tell of every change, so that nobody need ask often.
 
         True while the queue answers, what it says is of now, at least one event of the cluster has come,
-        and nothing is known that an event should have told and did not.
+        the API has told what was before, and nothing is known that an event should have told and did not.
         """
         now_s, since_s, status = self._clock(), self._complete_since_s, self.status
+        asked_s = self._status.asked_s
         return (
             since_s is not None
-            and now_s >= since_s
+            and asked_s is not None
+            and asked_s >= since_s
             and status.answered_s is not None
             and now_s - status.answered_s < _ANSWERS_WITHIN_S
             and status.last_s is not None
@@ -122,11 +124,6 @@ class EventsFeed:
             and self._caught_up
             and now_s >= self._doubted_until_s
         )
-
-    @property
-    def complete_since_s(self) -> float | None:
-        """From when on events tell of every change (monotonic): of what was before, only a poll can."""
-        return self._complete_since_s
 
     @property
     def deploying(self) -> bool:

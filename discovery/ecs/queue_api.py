@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from discovery.ecs.errors import NEEDS_NEW_SESSION, translate_error
+from discovery.ecs.sessions import Account, Clients
 from discovery.ecs.threads import in_thread
 from discovery.model import DiscoveryError
 
 Json = Mapping[str, Any]
-# Makes a boto3 client of a service: (service, region or "", seconds an answer may take).
-MakeClient = Callable[[str, str, float], Any]
 
 LONG_POLL_S: Final = 20  # the most that SQS allows
 BATCH: Final = 10  # the most messages that one call of SQS takes or gives
@@ -41,19 +36,12 @@ class Message:
 class QueueApi:
     """SQS and SNS through boto3, in threads. `calls` counts the calls by operation.
 
-    `region` is that of the queue; "" leaves it to boto3. Credentials are looked for anew after they
-    were refused.
+    The Region is that of the queue. Credentials are looked for anew after they were refused.
     """
 
-    def __init__(
-        self, *, region: str = "", endpoint_url: str = "", make_client: MakeClient | None = None
-    ) -> None:
+    def __init__(self, account: Account) -> None:
         self.calls: Counter[str] = Counter()
-        self._region = region
-        self._endpoint_url = endpoint_url
-        self._make_client = make_client or self._own_client
-        self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._clients = Clients(account, read_timeout_s=LONG_POLL_S + _CALL_TIMEOUT_S)
 
     async def receive(self, url: str, *, wait_s: int = LONG_POLL_S) -> list[Message]:
         """Return the next messages, at most ten; [] if none came in *wait_s*."""
@@ -134,15 +122,13 @@ class QueueApi:
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            client.close()
+        self._clients.close()
 
     async def _call(self, service: str, operation: str, **request: object) -> Json:
         method = "".join("_" + c.lower() if c.isupper() else c for c in operation).lstrip("_")
 
         def call() -> Json:
-            answer: Json = getattr(self._client(service), method)(**request)
+            answer: Json = getattr(self._clients.get(service), method)(**request)
             return answer
 
         self.calls[operation] += 1
@@ -167,30 +153,9 @@ class QueueApi:
                 f"{action}: the topic does not exist: check topic in [ecs.events], "
                 "or make it with `anyport events-setup --apply`",
             )
-        where = self._endpoint_url or f"AWS ({service}, {self._region or 'default Region'})"
+        account = self._clients.account
+        where = account.endpoint_url or f"AWS ({service}, {account.region or 'default Region'})"
         return translate_error(exc, action, where)
-
-    def _client(self, service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-        with self._lock:
-            if service not in self._clients:
-                timeout_s = LONG_POLL_S + _CALL_TIMEOUT_S if service == "sqs" else _CALL_TIMEOUT_S
-                self._clients[service] = self._make_client(service, self._region, timeout_s)
-            return self._clients[service]
-
-    def _own_client(self, service: str, region: str, timeout_s: float) -> Any:  # noqa: ANN401
-        for name in ("boto3", "botocore", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # at DEBUG they print requests
-        return boto3.session.Session().client(
-            service,
-            region_name=region or None,
-            endpoint_url=self._endpoint_url or None,
-            config=Config(
-                retries={"mode": "standard", "total_max_attempts": 2},
-                connect_timeout=3.0,
-                read_timeout=timeout_s,
-                max_pool_connections=4,
-            ),
-        )
 
 
 def region_of(queue: str) -> str:
