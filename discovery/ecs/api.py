@@ -4,61 +4,100 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any, Final
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from discovery.ecs.errors import NEEDS_NEW_SESSION, translate_error
+from discovery.ecs.budget import Budget, category
+from discovery.ecs.errors import NEEDS_NEW_SESSION, is_transient, translate_error
 from discovery.ecs.ports import did_you_mean
 from discovery.ecs.queries import Described, Json
+from discovery.ecs.sessions import Account, Clients
 from discovery.ecs.shapes import instance_address, short_name
 from discovery.ecs.threads import all_of, in_thread
 from discovery.model import DiscoveryError
 
-_BATCH: Final = 100  # what DescribeTasks, DescribeContainerInstances and one page of ListTasks may hold
-_AT_ONCE: Final = 4  # the bucket refills 20 per second for everyone in the account: do not rush
+log = logging.getLogger("anyport.discovery.ecs")
+
+_BATCH: Final = 100  # what DescribeTasks, DescribeContainerInstances and one page of List operations may hold
+_SERVICES: Final = 10  # what DescribeServices may hold
+_AT_ONCE: Final = 6  # calls of one category: at 20 per second and 0.2 s each, more would only wait
 _PAGES: Final = 1000  # a cluster ends at 5,000 instances; more pages than this is a server gone round
+_ATTEMPTS: Final = 6  # at one call: some ten seconds, then the question is put aside for a while
+_FIRST_RETRY_S: Final = 0.25
 
 
 class EcsApi:
     """ECS and EC2 through boto3, in threads. One for each source: `calls` counts its calls by operation.
 
-    Credentials and Region are found by boto3, and looked for anew after they were refused.
+    Credentials and Region are found by boto3, and looked for anew after they were refused. Every call is
+    taken from `budget`; one that is throttled or finds a server in trouble is repeated by itself, not the
+    question that it is a part of. `failed` is told of each error, also of those that a repetition mends.
     """
 
-    def __init__(self, *, region: str = "", endpoint_url: str = "", call_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        account: Account = Account(),  # noqa: B008 - frozen
+        *,
+        budget: Budget | None = None,
+        call_timeout_s: float = 10.0,
+        failed: Callable[[DiscoveryError], None] = lambda error: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
         self.calls: Counter[str] = Counter()
-        self._region = region or None
-        self._endpoint_url = endpoint_url or None
-        self._call_timeout_s = call_timeout_s
-        self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self.failed = failed
+        self.budget = budget or Budget(clock=clock)
+        self._clients = Clients(account, read_timeout_s=call_timeout_s)
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+        self._slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        # Without the lock: its holder may be waiting for the metadata service, and this is the event loop.
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            client.close()
+        self._clients.close()
 
-    async def list_tasks(self, cluster: str, *, desired_status: str = "RUNNING") -> list[str]:
-        """Return the ARNs of all tasks that ECS wants to be in `desired_status`."""
-        arns: list[str] = []
+    async def task_pages(
+        self,
+        cluster: str,
+        *,
+        desired_status: str = "RUNNING",
+        instance: str = "",
+        service: str = "",
+        launch_type: str = "",
+    ) -> AsyncGenerator[list[str], None]:
+        """Yield the ARNs of all tasks that ECS wants to be in `desired_status`, page by page.
+
+        Only those of a container instance (ARN), an ECS service (name) or a launch type, if one is given.
+        """
         asked = {"cluster": cluster, "maxResults": _BATCH, "desiredStatus": desired_status}
+        filters = {"containerInstance": instance, "serviceName": service, "launchType": launch_type}
+        asked |= {name: value for name, value in filters.items() if value}
         try:
             async for page in self._pages("ecs", "ListTasks", "nextToken", asked):
-                arns += _texts(page, "taskArns", "ecs:ListTasks")
+                yield _texts(page, "taskArns", "ecs:ListTasks")
         except DiscoveryError as exc:
             if exc.kind == "missing_cluster":
                 raise await self._missing_cluster(cluster) from exc
             raise
-        return list(dict.fromkeys(arns))
+
+    async def list_tasks(self, cluster: str, *, desired_status: str = "RUNNING") -> list[str]:
+        """Return what `task_pages` yields, each once."""
+        pages = [page async for page in self.task_pages(cluster, desired_status=desired_status)]
+        return list(dict.fromkeys(arn for page in pages for arn in page))
+
+    async def list_container_instances(self, cluster: str) -> list[str]:
+        """Return the ARNs of all container instances that have not been deregistered."""
+        asked = {"cluster": cluster, "maxResults": _BATCH}
+        action = "ListContainerInstances"
+        pages = [page async for page in self._pages("ecs", action, "nextToken", asked)]
+        found = (_texts(page, "containerInstanceArns", f"ecs:{action}") for page in pages)
+        return list(dict.fromkeys(arn for arns in found for arn in arns))
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> Described:
         """Return the tasks of `arns`, running or not; stopped ones stay known for about an hour."""
@@ -68,6 +107,12 @@ class EcsApi:
         """Return the container instances of `arns`."""
         return await self._describe(
             "DescribeContainerInstances", cluster, "containerInstances", "containerInstanceArn", arns
+        )
+
+    async def describe_services(self, cluster: str, names: Sequence[str]) -> Described:
+        """Return the ECS services of `names`."""
+        return await self._describe(
+            "DescribeServices", cluster, "services", "serviceName", names, at_once=_SERVICES
         )
 
     async def describe_task_definition(self, arn: str) -> Json:
@@ -95,9 +140,16 @@ class EcsApi:
         return addresses
 
     async def _describe(
-        self, operation: str, cluster: str, items: str, arn: str, arns: Sequence[str]
+        self,
+        operation: str,
+        cluster: str,
+        items: str,
+        arn: str,
+        arns: Sequence[str],
+        *,
+        at_once: int = _BATCH,
     ) -> Described:
-        batches = _batches(arns)
+        batches = _batches(arns, at_once)
         answers = await all_of(
             self._call("ecs", operation, {"cluster": cluster, items: batch}) for batch in batches
         )
@@ -148,66 +200,76 @@ class EcsApi:
 
     async def _call(self, service: str, operation: str, request: Json) -> Json:
         """Return one answer, or raise what went wrong with it as a `DiscoveryError`."""
+        async with self._slots[category(operation)]:
+            for attempt in range(1, _ATTEMPTS + 1):
+                wait_s = self.budget.reserve(operation)
+                if wait_s:
+                    await self._sleep(wait_s)
+                self.calls[operation] += 1
+                try:
+                    answer = await self._ask(service, operation, request)
+                except _Failed as refusal:
+                    self._note(operation, refusal.error)
+                    if not refusal.transient or attempt == _ATTEMPTS:
+                        raise refusal.error from refusal.__cause__
+                    await self._sleep(self._rng.uniform(0.5, 1.0) * _FIRST_RETRY_S * 2.0**attempt)
+                else:
+                    self._note(operation, None)
+                    return answer
+        raise AssertionError("unreachable")
+
+    async def _ask(self, service: str, operation: str, request: Json) -> Json:
         method = "".join("_" + c.lower() if c.isupper() else c for c in operation).lstrip("_")
 
         def call() -> Json:
-            answer: Json = getattr(self._client(service), method)(**request)
+            answer: Json = getattr(self._clients.get(service), method)(**request)
             return answer
 
-        async with self._slots:
-            self.calls[operation] += 1
-            try:
-                answer = await in_thread(call, name=f"anyport-{operation}")
-            except (BotoCoreError, ClientError, TypeError, AttributeError, KeyError, ValueError) as exc:
-                if isinstance(exc, ClientError):
-                    self._count_retries(operation, exc.response)
-                where = self._endpoint_url or f"AWS ({service}, {self._region or 'default Region'})"
-                error = translate_error(exc, f"{service}:{operation}", where)
-                if error.kind in NEEDS_NEW_SESSION:
-                    self.close()
-                raise error from exc
-        self._count_retries(operation, answer)
-        return answer
+        try:
+            return await in_thread(call, name=f"anyport-{operation}")
+        except DiscoveryError as exc:
+            raise _Failed(exc, transient=False) from exc
+        except (BotoCoreError, ClientError, TypeError, AttributeError, KeyError, ValueError) as exc:
+            account = self._clients.account
+            where = account.endpoint_url or f"AWS ({service}, {account.region or 'default Region'})"
+            error = translate_error(exc, f"{service}:{operation}", where, role_arn=account.role_arn)
+            if error.kind in NEEDS_NEW_SESSION:
+                self.close()
+            raise _Failed(error, transient=is_transient(exc)) from exc
 
-    def _count_retries(self, operation: str, answer: Json) -> None:
-        retries = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)
-        if retries:
-            self.calls[operation] += retries
-
-    def _client(self, service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-        """Return the client, made on first use: that reads files and may ask the metadata service."""
-        with self._lock:
-            if service not in self._clients:
-                try:
-                    self._clients[service] = self._new_client(service)
-                except ValueError as exc:
-                    raise DiscoveryError(
-                        "other",
-                        f"{self._endpoint_url!r} or Region {self._region!r} makes no sense: check "
-                        'endpoint_url and region in [ecs], such as "http://127.0.0.1:4566" and "eu-west-1"',
-                    ) from exc
-            return self._clients[service]
-
-    def _new_client(self, service: str) -> Any:  # noqa: ANN401
-        # At level DEBUG they print requests and answers, environment variables included.
-        for name in ("boto3", "botocore", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        return boto3.session.Session().client(
-            service,
-            region_name=self._region,
-            endpoint_url=self._endpoint_url,
-            config=Config(
-                retries={"mode": "standard", "total_max_attempts": 3},
-                connect_timeout=min(self._call_timeout_s, 3.0),
-                read_timeout=self._call_timeout_s,
-                max_pool_connections=_AT_ONCE,
-            ),
-        )
+    def _note(self, operation: str, error: DiscoveryError | None) -> None:
+        """Tell of an error, and once of a while in which AWS throttles us, and once of its end."""
+        if error is not None:
+            self.failed(error)
+        if error is not None and error.kind == "throttled":
+            began = self.budget.refused(operation)
+            if began:
+                log.warning(
+                    "AWS throttles our calls (%s): asking at half the rate, and less if it goes on", began
+                )
+            return
+        over = self.budget.answered(operation)
+        if over is not None:
+            log.info(
+                "AWS takes our calls (%s) at the full rate again; in %.0f s it has refused %d",
+                over.category,
+                over.lasted_s,
+                over.calls,
+            )
 
 
-def _batches(ids: Iterable[str]) -> list[list[str]]:
+class _Failed(Exception):
+    """One call has failed; `transient` says whether the same call may succeed in a moment."""
+
+    def __init__(self, error: DiscoveryError, *, transient: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.transient = transient
+
+
+def _batches(ids: Iterable[str], size: int = _BATCH) -> list[list[str]]:
     unique = list(dict.fromkeys(ids))
-    return [unique[i : i + _BATCH] for i in range(0, len(unique), _BATCH)]
+    return [unique[i : i + size] for i in range(0, len(unique), size)]
 
 
 def _objects(answer: Json, name: str, action: str) -> list[Json]:

@@ -41,12 +41,23 @@ _NO_CREDENTIALS: Final = (
 NEEDS_NEW_SESSION: Final = frozenset({"no_credentials", "expired", "denied"})
 
 
-def translate_error(exc: Exception, action: str, endpoint: str) -> DiscoveryError:
+def is_transient(exc: Exception) -> bool:
+    """Say whether the same call may succeed in a moment: throttled, a server or the network in trouble."""
+    if isinstance(exc, boto.ClientError):
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or exc.response.get("Error", {}).get("Code") in _THROTTLED
+    return isinstance(exc, (boto.ConnectionError, boto.HTTPClientError))
+
+
+def translate_error(exc: Exception, action: str, endpoint: str, *, role_arn: str = "") -> DiscoveryError:
     """Return the error to show when `action` ("ecs:ListTasks") at `endpoint` raised `exc`.
 
+    With *role_arn*, that role is assumed first, which may be what failed.
     The text never repeats what botocore says of a request: that may hold keys or a signature.
     """
     if isinstance(exc, boto.ClientError):
+        if exc.operation_name == "AssumeRole":
+            action = f"sts:AssumeRole of {role_arn}"
         return _from_answer(exc, action)
     if isinstance(exc, _NO_CREDENTIALS):
         return DiscoveryError(

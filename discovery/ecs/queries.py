@@ -1,9 +1,9 @@
-"""What the poller needs to ask AWS: an interface, so that nothing but the real one imports boto3."""
+"""What discovery asks AWS: an interface, so that nothing but the real one imports boto3."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Json = Mapping[str, Any]
@@ -17,16 +17,30 @@ class Described(NamedTuple):
 
 
 class EcsQueries(Protocol):
-    """What the poller asks; answers are the API's own JSON. All raise `DiscoveryError`."""
+    """What is asked; answers are the API's own JSON. All raise `DiscoveryError`."""
 
     @property
     def calls(self) -> Counter[str]: ...
+
+    def task_pages(
+        self,
+        cluster: str,
+        *,
+        desired_status: str = "RUNNING",
+        instance: str = "",
+        service: str = "",
+        launch_type: str = "",
+    ) -> AsyncGenerator[list[str], None]: ...
 
     async def list_tasks(self, cluster: str, *, desired_status: str = "RUNNING") -> list[str]: ...
 
     async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> Described: ...
 
+    async def list_container_instances(self, cluster: str) -> list[str]: ...
+
     async def describe_container_instances(self, cluster: str, arns: Sequence[str]) -> Described: ...
+
+    async def describe_services(self, cluster: str, names: Sequence[str]) -> Described: ...
 
     async def describe_task_definition(self, arn: str) -> Json: ...
 

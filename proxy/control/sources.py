@@ -68,12 +68,12 @@ def _ecs(settings: Config) -> list[Source]:
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
     from discovery.ecs.api import EcsApi  # noqa: PLC0415
     from discovery.ecs.poller import EcsPoller  # noqa: PLC0415
+    from discovery.ecs.sessions import Account  # noqa: PLC0415
 
     sources: list[Source] = []
     for cluster in settings.ecs.clusters:
         api = EcsApi(
-            region=settings.ecs.region,
-            endpoint_url=settings.ecs.endpoint_url,
+            Account(region=settings.ecs.region, endpoint_url=settings.ecs.endpoint_url),
             call_timeout_s=settings.ecs.call_timeout_s,
         )
         rules = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -13,7 +14,9 @@ import pytest_asyncio
 from aiohttp import web
 
 from discovery.ecs.api import EcsApi
+from discovery.ecs.budget import Budget
 from discovery.ecs.queries import Json
+from discovery.ecs.sessions import Account
 from discovery.model import DiscoveryError
 from tests.kit import ecs_json as ecs
 
@@ -64,6 +67,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+async def at_once(seconds: float) -> None:
+    """Do not wait."""
+
+
 @pytest_asyncio.fixture
 async def aws() -> AsyncIterator[ScriptedAws]:
     scripted = ScriptedAws()
@@ -79,7 +86,7 @@ async def aws() -> AsyncIterator[ScriptedAws]:
 
 @pytest.fixture
 def api(aws: ScriptedAws) -> Iterator[EcsApi]:
-    api = EcsApi(region=ecs.REGION, endpoint_url=aws.url, call_timeout_s=5.0)
+    api = EcsApi(Account(region=ecs.REGION, endpoint_url=aws.url), call_timeout_s=5.0, sleep=at_once)
     yield api
     api.close()
 
@@ -266,17 +273,137 @@ async def test_error_codes(aws: ScriptedAws, api: EcsApi, code: str, kind: str, 
 
 
 @pytest.mark.asyncio
-async def test_retries_of_boto3_are_counted(
-    aws: ScriptedAws, api: EcsApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # boto3 backs off between its attempts
+async def test_throttled_call_is_repeated_by_itself_and_slower(aws: ScriptedAws) -> None:
+    slept: list[float] = []
+    heard: list[str] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    api = EcsApi(
+        Account(region=ecs.REGION, endpoint_url=aws.url),
+        failed=lambda error: heard.append(error.kind),
+        sleep=sleep,
+        clock=lambda: 0.0,
+    )
+    answers = iter([{"taskArns": ["a"], "nextToken": "2"}, *(error("ThrottlingException") for _ in range(3))])
+    aws.answers["ListTasks"] = lambda body: next(answers, {"taskArns": ["b"]})
+
+    assert await api.list_tasks("prod") == ["a", "b"]
+    api.close()
+
+    assert [body.get("nextToken") for _, body in aws.asked] == [None, "2", "2", "2", "2"]
+    assert api.calls["ListTasks"] == 5
+    assert heard == ["throttled"] * 3
+    back_off, budget = slept[::2], slept[1::2]
+    assert all(0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(back_off))
+    assert budget[0] == pytest.approx(1 / 5), "half of 10 per second"
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_goes_on_failing_is_put_aside(aws: ScriptedAws, api: EcsApi) -> None:
     aws.answers["ListTasks"] = lambda body: error("ThrottlingException")
 
     raised = await refused(api.list_tasks("prod"))
 
     assert raised.kind == "throttled"
     assert "raise poll_interval_s" in str(raised)
-    assert api.calls["ListTasks"] == len(aws.asked) == 3
+    assert api.calls["ListTasks"] == len(aws.asked) == 6
+
+
+@pytest.mark.asyncio
+async def test_throttling_is_said_once_and_its_end_once(
+    aws: ScriptedAws, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "anyport.discovery.ecs")
+    now_s = 0.0
+    account = Account(region=ecs.REGION, endpoint_url=aws.url)
+    api = EcsApi(account, clock=lambda: now_s, sleep=at_once)
+    aws.answers["ListTasks"] = lambda body: error("ThrottlingException")
+    for _ in range(2):
+        await refused(api.list_tasks("prod"))
+    aws.answers["ListTasks"] = lambda body: {"taskArns": []}
+    now_s = 60.0
+    for _ in range(2):
+        await api.list_tasks("prod")
+    api.close()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "AWS throttles our calls (cluster resource read): asking at half the rate, and less if it goes on",
+        "AWS takes our calls (cluster resource read) at the full rate again; in 60 s it has refused 12",
+    ]
+
+
+@pytest.mark.asyncio
+async def test_server_in_trouble_is_asked_again_and_a_refusal_is_not(aws: ScriptedAws, api: EcsApi) -> None:
+    answers = iter([error("ServerException", 503), error("ServerException", 500)])
+    aws.answers["ListTasks"] = lambda body: next(answers, {"taskArns": ["a"]})
+    assert await api.list_tasks("prod") == ["a"]
+    assert api.calls["ListTasks"] == 3
+
+    aws.answers["ListTasks"] = lambda body: error("AccessDeniedException")
+    await refused(api.list_tasks("prod"))
+    assert api.calls["ListTasks"] == 4
+
+
+@pytest.mark.asyncio
+async def test_every_call_is_taken_from_the_budget(aws: ScriptedAws) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    account = Account(region=ecs.REGION, endpoint_url=aws.url)
+    budget = Budget(0.1, clock=lambda: 0.0)
+    apis = [EcsApi(account, budget=budget, clock=lambda: 0.0, sleep=sleep) for _ in range(2)]
+    aws.answers["ListTasks"] = lambda body: {"taskArns": []}
+    for _ in range(6):
+        for api in apis:
+            await api.list_tasks("prod")
+    for api in apis:
+        api.close()
+
+    assert waited == pytest.approx([0.5, 1.0]), "10 at once, then 2 each second, for both together"
+
+
+@pytest.mark.asyncio
+async def test_lists_of_a_part(aws: ScriptedAws, api: EcsApi) -> None:
+    aws.answers["ListTasks"] = lambda body: {"taskArns": []}
+    aws.answers["ListContainerInstances"] = lambda body: {"containerInstanceArns": ["i1", "i1", "i2"]}
+
+    async for _ in api.task_pages("prod", instance="i1"):
+        pass
+    async for _ in api.task_pages("prod", service="web"):
+        pass
+    async for _ in api.task_pages("prod", launch_type="FARGATE"):
+        pass
+    assert await api.list_container_instances("prod") == ["i1", "i2"]
+
+    common = {"cluster": "prod", "maxResults": 100, "desiredStatus": "RUNNING"}
+    assert [body for _, body in aws.asked[:3]] == [
+        {**common, "containerInstance": "i1"},
+        {**common, "serviceName": "web"},
+        {**common, "launchType": "FARGATE"},
+    ]
+
+
+@pytest.mark.asyncio
+async def test_services_are_described_in_tens(aws: ScriptedAws, api: EcsApi) -> None:
+    names = [f"s{number}" for number in range(23)]
+    aws.answers["DescribeServices"] = lambda body: {
+        "services": [{"serviceName": name} for name in body["services"] if name != "s7"],
+        "failures": [
+            {"arn": ecs.arn("service", "prod/s7"), "reason": "MISSING"}
+            for name in body["services"]
+            if name == "s7"
+        ],
+    }
+
+    described = await api.describe_services("prod", names)
+
+    assert len(described.found) == 22
+    assert described.missing == ["s7"]
+    assert sorted(len(body["services"]) for _, body in aws.asked) == [3, 10, 10]
 
 
 @pytest.mark.asyncio
@@ -305,9 +432,8 @@ async def test_missing_cluster_without_the_right_to_list(aws: ScriptedAws, api: 
 
 @pytest.mark.asyncio
 async def test_hanging_endpoint_is_a_timeout(aws: ScriptedAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     aws.answers["ListTasks"] = lambda body: None
-    api = EcsApi(region=ecs.REGION, endpoint_url=aws.url, call_timeout_s=0.05)
+    api = EcsApi(Account(region=ecs.REGION, endpoint_url=aws.url), call_timeout_s=0.05, sleep=at_once)
 
     raised = await refused(api.list_tasks("prod"))
     api.close()
@@ -318,10 +444,12 @@ async def test_hanging_endpoint_is_a_timeout(aws: ScriptedAws, monkeypatch: pyte
 
 @pytest.mark.asyncio
 async def test_closed_port_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # taken, and never listening
-        api = EcsApi(region=ecs.REGION, endpoint_url=f"http://127.0.0.1:{held.getsockname()[1]}")
+        api = EcsApi(
+            Account(region=ecs.REGION, endpoint_url=f"http://127.0.0.1:{held.getsockname()[1]}"),
+            sleep=at_once,
+        )
         raised = await refused(api.list_tasks("prod"))
         api.close()
 
@@ -351,13 +479,13 @@ async def test_missing_region_says_where_to_set_it(aws: ScriptedAws, monkeypatch
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
 
     assert "set region in [ecs], or AWS_REGION" in str(
-        await refused(EcsApi(endpoint_url=aws.url).list_tasks("p"))
+        await refused(EcsApi(Account(endpoint_url=aws.url)).list_tasks("p"))
     )
 
 
 @pytest.mark.asyncio
 async def test_senseless_endpoint_is_reported() -> None:
-    raised = await refused(EcsApi(region=ecs.REGION, endpoint_url="not a url").list_tasks("prod"))
+    raised = await refused(EcsApi(Account(region=ecs.REGION, endpoint_url="not a url")).list_tasks("prod"))
 
     assert "endpoint_url" in str(raised)
 
