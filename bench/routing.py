@@ -17,7 +17,7 @@ from typing import Final
 from bench.harness import table
 from proxy.link.cells import Cells
 from proxy.link.scoreboard import Scoreboard
-from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
+from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot, by_service
 from proxy.policy.backends import Table
 from proxy.policy.balancing import pick
 
@@ -57,7 +57,7 @@ def world(backends: int, services: int, revision: int = 1) -> TableSnapshot:
             ServiceRow(name=f"service-{n}", slot=n + 1, hosts=(f"service-{n}.example.com",), path="/")
             for n in range(services)
         ),
-        backends=tuple(
+        by_service=by_service(
             BackendRow(
                 service=f"service-{n % services}",
                 task_arn=f"arn:aws:ecs:eu-central-1:111122223333:task/production/{n:032x}",

@@ -22,7 +22,7 @@ from proxy.link import scoreboard as sb
 from proxy.link import snapshots
 from proxy.link.cells import Cells
 from proxy.link.scoreboard import Scoreboard
-from proxy.link.snapshots import Decoder, TableSnapshot
+from proxy.link.snapshots import Decoder, TableSnapshot, by_service
 from proxy.policy.backends import Table
 from proxy.steps import Steps
 from proxy.worker.garbage import settle
@@ -43,10 +43,10 @@ def tables() -> dict[str, tuple[TableSnapshot, TableSnapshot]]:
     new = [replace(row, task_arn=f"{row.task_arn}0") for row in full.backends]
     return {
         "nothing": (full, full),
-        "one endpoint": (full, replace(full, backends=(sick[0], *full.backends[1:]))),
-        "every endpoint": (full, replace(full, backends=tuple(sick))),
-        "every task": (full, replace(full, backends=tuple(new))),
-        "everything": (full, replace(full, backends=(), services=())),
+        "one endpoint": (full, replace(full, by_service=by_service((sick[0], *full.backends[1:])))),
+        "every endpoint": (full, replace(full, by_service=by_service(sick))),
+        "every task": (full, replace(full, by_service=by_service(new))),
+        "everything": (full, replace(full, by_service={}, services=())),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from discovery.model import BackendKey, Endpoint, Snapshot
 from proxy.control.health.check import Target
 from proxy.control.health.schedule import CheckId
-from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
+from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot, by_service
 from proxy.policy.verdict import NOT_CHECKED, Verdict, carried
 from proxy.settings import BackendTls, WorkerSettings
 
@@ -75,7 +75,7 @@ def compose(
         revision=0,
         loaded=base.loaded or not known.pending,
         services=tuple(services),
-        backends=tuple(backends),
+        by_service=by_service(backends),
         settings=settings,
     )
 

@@ -20,13 +20,15 @@ cdef class Service:
     cdef readonly str name
     cdef readonly int slot
     cdef readonly Cells counters
-    cdef public tuple eligible, answering, backends
+    cdef public tuple eligible, answering, backends, rows
+    cdef public object row
+    cdef public dict by_place
     cdef readonly RetryBudget retries
 
 
 cdef class Table:
     cdef object _counters_of, _rows
-    cdef dict _services, _backends
+    cdef dict _services
     cdef readonly object router
     cdef readonly long long revision
     cdef readonly bint loaded

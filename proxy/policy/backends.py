@@ -60,7 +60,9 @@ class Backend:
 class Service:
     """A service and its backends. One object per name for as long as the name is in the table."""
 
-    __slots__ = ("answering", "backends", "counters", "eligible", "name", "retries", "slot")
+    __slots__ = (
+        "answering", "backends", "by_place", "counters", "eligible", "name", "retries", "row", "rows", "slot",
+    )  # fmt: skip
 
     def __init__(self, name: str, slot: int, counters: Cells) -> None:
         self.name = name
@@ -71,6 +73,10 @@ class Service:
         self.answering: tuple[Backend, ...] = ()  # and those that may when `eligible` have failed it
         self.backends: tuple[Backend, ...] = ()
         self.retries = RetryBudget()
+        # What it was made of: while both are the same, there is nothing to do for a new table.
+        self.row: ServiceRow | None = None
+        self.rows: tuple[BackendRow, ...] = ()
+        self.by_place: dict[_Place, Backend] = {}
 
 
 class RetryBudget:
@@ -115,14 +121,14 @@ class Table:
         self._counters_of = counters_of  # slot -> the worker's block on the scoreboard
         self._rows: tuple[ServiceRow, ...] = ()
         self._services: dict[str, Service] = {}
-        self._backends: dict[_Place, Backend] = {}
         self.router: Router[Service] = compile_routes(())
         self.revision = 0
         self.loaded = False
 
     def find(self, service: str, key: BackendKey) -> Backend | None:
         """Return the backend of *service* with *key*, ready or not."""
-        return self._backends.get((service, *key))
+        found = self._services.get(service)
+        return None if found is None else found.by_place.get((service, *key))
 
     def apply(self, snapshot: TableSnapshot) -> list[Backend]:
         """Route by *snapshot* from now on.
@@ -140,46 +146,48 @@ class Table:
         The next table is made beside the one in use and swapped in within one step: whoever looks in
         between sees the one or the other. One snapshot must be finished before the next one begins.
         """
-        drafts = yield from self._drafts(snapshot.services)
-        backends: dict[_Place, Backend] = {}
+        services: dict[str, Service] = {}
+        drafts: list[_Draft] = []  # of the services that are not as they were
         changed: list[tuple[Backend, BackendRow]] = []
-        for index, row in enumerate(snapshot.backends):
+        gone: list[Backend] = []
+        for index, row in enumerate(snapshot.services):
             if not index % ROWS_PER_STEP:
                 yield
-            draft = drafts.get(row.service)
-            if draft is None:
-                continue
-            backend = self._carry_over(row, draft)
-            if row is not backend.row and row != backend.row:
-                changed.append((backend, row))
-            backends[backend.place] = backend
-            draft.add(backend, row)
-        gone = []
-        for index, backend in enumerate(self._backends.values()):
+            service = self._services.get(row.name)
+            if service is None or service.slot != row.slot:
+                service = Service(row.name, row.slot, self._counters_of(row.slot))
+            services[row.name] = service
+            rows = snapshot.by_service.get(row.name, ())
+            if rows is not service.rows or (row is not service.row and row != service.row):
+                draft = _Draft(service, row, rows)
+                drafts.append(draft)
+                yield from draft.fill(changed, gone)
+        for index, old in enumerate(self._services.values()):
             if not index % ROWS_PER_STEP:
                 yield
-            if backends.get(backend.place) is not backend:
-                gone.append(backend)
+            if services.get(old.name) is not old:
+                yield
+                gone += old.backends
         router = self.router
         if snapshot.services != self._rows:
-            rules = ((row.hosts, row.path, drafts[row.name].service) for row in snapshot.services)
+            rules = ((row.hosts, row.path, services[row.name]) for row in snapshot.services)
             router = yield from compiled(rules)
         yield
         # The swap: no step ends within it, and it is a few assignments for each object.
         garbage: list[list[Any]] = [gone, changed]
-        services = {name: draft.service for name, draft in drafts.items()}
         for name, old in self._services.items():
             if services.get(name) is not old:
                 # For exchanges that still look for one.
-                old.backends = old.answering = old.eligible = ()
-        for draft in drafts.values():
+                old.backends = old.answering = old.eligible = old.rows = ()
+                old.by_place = {}
+        for draft in drafts:
             draft.publish()
         for backend in gone:
             backend.removed = True
-        for index, (backend, row) in enumerate(changed):
+        for index, (backend, new) in enumerate(changed):
             changed[index] = (backend, backend.row)  # kept until it is freed below, in steps
-            backend.follow(row)
-        self._services, self._backends = services, backends
+            backend.follow(new)
+        self._services = services
         self.router, self._rows = router, snapshot.services
         self.revision, self.loaded = snapshot.revision, snapshot.loaded
         yield
@@ -191,44 +199,51 @@ class Table:
         for pile in garbage:
             yield from release(pile)
 
-    def _drafts(self, rows: Sequence[ServiceRow]) -> Steps[dict[str, _Draft]]:
-        drafts: dict[str, _Draft] = {}
-        for index, row in enumerate(rows):
-            if not index % ROWS_PER_STEP:
-                yield
-            service = self._services.get(row.name)
-            if service is None or service.slot != row.slot:
-                service = Service(row.name, row.slot, self._counters_of(row.slot))
-            drafts[row.name] = _Draft(service, row.tls)
-        return drafts
-
-    def _carry_over(self, row: BackendRow, draft: _Draft) -> Backend:
-        backend = self._backends.get((row.service, row.task_arn, row.container, row.container_port))
-        if (
-            backend is None
-            or backend.service is not draft.service
-            or backend.port != row.port
-            or backend.host != row.host
-            or (backend.tls is not draft.tls and backend.tls != draft.tls)
-        ):
-            return Backend(row, draft.service, draft.tls)
-        return backend
-
 
 class _Draft:
-    """A service's share of a table in the making."""
+    """What a service is in a table in the making."""
 
-    __slots__ = ("_all_drain", "_answering", "_backends", "_ready", "service", "tls")
+    __slots__ = ("_all_drain", "_answering", "_backends", "_by_place", "_ready", "_row", "_rows", "_service")
 
-    def __init__(self, service: Service, tls: BackendTls | None) -> None:
-        self.service = service
-        self.tls = tls
+    def __init__(self, service: Service, row: ServiceRow, rows: tuple[BackendRow, ...]) -> None:
+        self._service = service
+        self._row = row
+        self._rows = rows
+        self._by_place: dict[_Place, Backend] = {}
         self._backends: list[Backend] = []
         self._ready: list[Backend] = []
         self._answering: list[Backend] = []
         self._all_drain = True
 
-    def add(self, backend: Backend, row: BackendRow) -> None:
+    def fill(self, changed: list[tuple[Backend, BackendRow]], gone: list[Backend]) -> Steps[None]:
+        """Take the rows in; tell whose row is another one, and who is not there any more."""
+        for index, row in enumerate(self._rows):
+            if not index % ROWS_PER_STEP:
+                yield
+            backend = self._carry_over(row)
+            if row is not backend.row and row != backend.row:
+                changed.append((backend, row))
+            self._by_place[backend.place] = backend
+            self._add(backend, row)
+        for index, backend in enumerate(self._service.backends):
+            if not index % ROWS_PER_STEP:
+                yield
+            if self._by_place.get(backend.place) is not backend:
+                gone.append(backend)
+
+    def _carry_over(self, row: BackendRow) -> Backend:
+        tls = self._row.tls
+        backend = self._service.by_place.get((row.service, row.task_arn, row.container, row.container_port))
+        if (
+            backend is None
+            or backend.port != row.port
+            or backend.host != row.host
+            or (backend.tls is not tls and backend.tls != tls)
+        ):
+            return Backend(row, self._service, tls)
+        return backend
+
+    def _add(self, backend: Backend, row: BackendRow) -> None:
         """Take *backend* in, which will be as *row* says."""
         self._backends.append(backend)
         if row.healthy and not row.suspended:
@@ -244,7 +259,8 @@ class _Draft:
         In a deploy the last old task may be stopping before the first new one has passed its check; until
         then a stopping task beats a 503. Where nothing else is to come, "stop" means stop.
         """
-        service = self.service
+        service = self._service
+        service.row, service.rows, service.by_place = self._row, self._rows, self._by_place
         service.backends = tuple(self._backends)
         service.answering = () if self._all_drain else tuple(self._answering)
         service.eligible = tuple(self._ready) or service.answering

@@ -50,10 +50,12 @@ def a_status(workers: int = 2) -> Status:
         revision=5,
         loaded=True,
         services=(ServiceRow(name="web", slot=1, hosts=("web.test",), path="/"),),
-        backends=(
-            a_row("a"),
-            a_row("b", draining=True, reason="task is stopping"),
-            a_row("c", healthy=False, reason="health check: HTTP 503"),
-        ),
+        by_service={
+            "web": (
+                a_row("a"),
+                a_row("b", draining=True, reason="task is stopping"),
+                a_row("c", healthy=False, reason="health check: HTTP 503"),
+            )
+        },
     )
     return Status(board=board, version="1.2.3", table=table, published_at_s=NOW_S - 60, sources=(source,))

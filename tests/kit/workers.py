@@ -129,7 +129,7 @@ class WorkerProcess:
             revision=self.revision,
             loaded=loaded,
             services=tuple(services),
-            backends=tuple(backends),
+            by_service=snapshots.by_service(backends),
             settings=self.settings,
         )
         fd = snapshots.seal(snapshots.encode(table))

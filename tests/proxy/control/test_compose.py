@@ -195,7 +195,7 @@ def test_slots_stay_with_their_service_and_are_never_handed_on() -> None:
 
 def rows(*given: BackendRow) -> TableSnapshot:
     service = ServiceRow(name="web", slot=1, hosts=("web.test",), path="/")
-    return TableSnapshot(revision=1, loaded=True, services=(service,), backends=given)
+    return TableSnapshot(revision=1, loaded=True, services=(service,), by_service={"web": given})
 
 
 def test_each_change_is_one_line_and_no_change_is_none() -> None:

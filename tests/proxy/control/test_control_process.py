@@ -153,7 +153,7 @@ def test_a_restart_keeps_verdicts_slots_and_rising_revisions(tmp_path: Path) -> 
             draining=False,
         )
         service = ServiceRow(name="web", slot=7, hosts=("web.test",), path="/")
-        before = TableSnapshot(revision=41, loaded=True, services=(service,), backends=(row,))
+        before = TableSnapshot(revision=41, loaded=True, services=(service,), by_service={"web": (row,)})
         with control(tmp_path, config(port), inherited=before) as running:
             seen: list[TableSnapshot] = []
             running.wait_for(lambda table: bool(table.revision and (seen.append(table) or True)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from discovery.model import BackendKey
 from proxy.link.cells import Cells
-from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
+from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot, by_service
 from proxy.policy.backends import Backend, RetryBudget, Service, Table, why_none
 from proxy.steps import ROWS_PER_STEP
 from tests.kit.workers import backend, service
@@ -31,7 +31,11 @@ class World:
         self.revision += 1
         return self.table.apply(
             TableSnapshot(
-                revision=self.revision, loaded=True, services=tuple(services), backends=backends, **more
+                revision=self.revision,
+                loaded=True,
+                services=tuple(services),
+                by_service=by_service(backends),
+                **more,
             )
         )
 
@@ -235,7 +239,7 @@ def test_between_two_steps_a_table_is_the_old_one_or_the_new_one(history: list[l
     for rows in history:
         before = _seen(world.table)
         snapshot = TableSnapshot(
-            revision=world.revision + 1, loaded=True, services=services, backends=tuple(rows)
+            revision=world.revision + 1, loaded=True, services=services, by_service=by_service(rows)
         )
         views = [_seen(world.table) for _ in world.table.steps(snapshot, lambda _: None)]
         world.revision += 1
@@ -259,7 +263,7 @@ def test_a_table_of_many_backends_is_made_in_many_steps() -> None:
     for backends in (rows, rows, [replace(row, healthy=False) for row in rows], []):
         world.revision += 1
         snapshot = TableSnapshot(
-            revision=world.revision, loaded=True, services=(service(),), backends=tuple(backends)
+            revision=world.revision, loaded=True, services=(service(),), by_service=by_service(backends)
         )
         assert sum(1 for _ in world.table.steps(snapshot, lambda _: None)) >= 20
 

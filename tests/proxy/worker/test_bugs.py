@@ -76,7 +76,9 @@ async def _bench() -> AsyncIterator[_Bench]:
         state = WorkerState(loop=loop, tasks=tasks, board=board, row=0, log=log, report=lambda _: None)
         port = upstream.sockets[0].getsockname()[1]
         state.table.apply(
-            TableSnapshot(revision=1, loaded=True, services=(service(),), backends=(backend(port),))
+            TableSnapshot(
+                revision=1, loaded=True, services=(service(),), by_service={"web": (backend(port),)}
+            )
         )
         sock = listen("127.0.0.1", 0)
         listener = Listener(state.poller, sock, lambda: ClientConnection(state), lambda: None)

@@ -24,7 +24,7 @@ from tests.kit.stage import staged
 from tests.kit.wire import request
 from tests.kit.workers import WorkerProcess, backend, service, wait_for
 
-TABLE = TableSnapshot(revision=1, loaded=True, services=(service(),), backends=(backend(1001),))
+TABLE = TableSnapshot(revision=1, loaded=True, services=(service(),), by_service={"web": (backend(1001),)})
 
 
 @dataclass
@@ -107,7 +107,7 @@ async def test_of_tables_that_came_meanwhile_only_the_newest_is_taken(
         follower = Follower(world.state, world.far, -1)
         rows = tuple(backend(port) for port in range(1, 2_001))
         async with _running(follower):
-            world.send(replace(TABLE, revision=2, backends=rows))
+            world.send(replace(TABLE, revision=2, by_service={"web": rows}))
             follower.on_link()
             await asyncio.sleep(0)  # it has begun
             for revision in range(3, 8):
@@ -149,7 +149,7 @@ def test_requests_are_answered_while_a_large_table_comes() -> None:
                 revision=worker.revision + 1,
                 loaded=True,
                 services=(web, other),
-                backends=(backend(made.port), *others),
+                by_service={"web": (backend(made.port),), "other": tuple(others)},
                 settings=worker.settings,
             )
             worker.revision += 1

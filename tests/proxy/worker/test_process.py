@@ -151,7 +151,10 @@ def test_a_successor_that_gets_the_newest_snapshot_serves_at_once() -> None:
         fd = snapshots.seal(
             snapshots.encode(
                 snapshots.TableSnapshot(
-                    revision=99, loaded=True, services=(service(slot=1),), backends=(backend(made.port),)
+                    revision=99,
+                    loaded=True,
+                    services=(service(slot=1),),
+                    by_service={"web": (backend(made.port),)},
                 )
             )
         )
