@@ -18,6 +18,7 @@ _HOST: Final = re.compile(
 )
 _PATH: Final = re.compile(r"/[!-~]*")
 _PORT_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token (RFC 9110 section 5.6.2)
 _DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
@@ -117,6 +118,12 @@ def _health_host(value: str) -> str:
     return _host(host)
 
 
+def _header(value: str) -> str:
+    if not _HEADER.fullmatch(value):
+        raise BadValue(f'{value[:100]!r} is not the name of a header such as "X-Service"')
+    return value.lower()
+
+
 KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "service": _service,
     "host": _hosts,
@@ -131,4 +138,6 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "health.healthy": _count,
     "health.unhealthy": _count,
     "health.host": _health_host,
+    "health.identity-header": _header,
+    "health.identity-body": read_switch,
 }

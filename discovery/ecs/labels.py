@@ -175,6 +175,13 @@ class _ContainerLabels:
                 f"{health.timeout_s:g}s is longer than the interval of {health.interval_s:g}s",
             )
             return
+        proof = next((n for n in ("identity-header", "identity-body") if parsed.get(f"health.{n}")), "")
+        if proof and health.kind != "http":
+            self._problem(
+                f"{prefix}health.{proof}",
+                f"needs an answer to look into, and the check is of kind {health.kind!r}",
+            )
+            return
         try:
             tls = _tls(parsed, self._default_tls)
         except BadValue as exc:
@@ -262,6 +269,8 @@ _HEALTH_FIELDS: Final = {
     "healthy": "healthy_threshold",
     "unhealthy": "unhealthy_threshold",
     "host": "host",
+    "identity-header": "identity_header",
+    "identity-body": "identity_body",
 }
 
 

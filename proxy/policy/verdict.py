@@ -17,6 +17,7 @@ class CheckResult:
 
     ok: bool
     reason: str  # short, for the operator: "HTTP 503", "timeout after 2 s", "connection refused"
+    foreign: bool = False  # somebody else answered, or nobody who could prove to be the one who was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,13 @@ def refused(verdict: Verdict, now_s: float) -> Verdict:
     return Verdict(healthy=False, reason=REFUSED, since_s=since_s, proven=False, last=verdict.last)
 
 
+def foreign(verdict: Verdict, reason: str, now_s: float) -> Verdict:
+    """Return the verdict on a backend in whose place somebody else answers: out at once, until it proves
+    itself again."""
+    since_s = now_s if verdict.healthy else verdict.since_s
+    return Verdict(healthy=False, reason=reason, since_s=since_s, proven=False, last=reason)
+
+
 def rechecked(verdict: Verdict, check: HealthCheck, now_s: float) -> Verdict:
     """Return *verdict* under a changed check: it stands, unless nothing is checked any more."""
     if check.kind == "none" and not verdict.healthy:
@@ -62,8 +70,11 @@ def judge(verdict: Verdict, result: CheckResult, check: HealthCheck, now_s: floa
     """Return the verdict after one more check.
 
     As on an ALB, the first success makes a new backend healthy at once; one that has lost its health
-    needs `healthy_threshold` successes in a row to get it back.
+    needs `healthy_threshold` successes in a row to get it back. Where the wrong task answers there is no
+    threshold: one request to it would be too many.
     """
+    if result.foreign:
+        return foreign(verdict, result.reason, now_s)
     if result.ok == verdict.healthy:
         reason = "" if result.ok else _failed(result)
         return replace(verdict, reason=reason, streak=0, last=result.reason)

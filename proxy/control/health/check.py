@@ -16,10 +16,10 @@ from yarl import URL
 
 from discovery.model import BackendKey, Endpoint, HealthCheck, Service
 from proxy.backend_tls import Contexts, in_words
+from proxy.policy import identity
 from proxy.policy.verdict import CheckResult
 from proxy.settings import BackendTls
 
-_BODY_BYTES: Final = 64 * 1024  # read and thrown away, so that small answers end without a reset
 _WORDS: Final = {
     errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "connection reset",
@@ -47,16 +47,26 @@ class Target:
 
 def target(endpoint: Endpoint, service: Service, tls: BackendTls | None = None) -> Target:
     """Return how *endpoint* is checked as a backend of *service*, which is spoken to with *tls*."""
-    exact = (host for host in service.hosts if "*" not in host)
     return Target(
         service=service.name,
         key=endpoint.key,
         host=endpoint.host,
         port=endpoint.port,
         check=service.health,
-        host_header=service.health.host or next(exact, service.name),
+        host_header=host_header(service),
         tls=tls,
     )
+
+
+def host_header(service: Service) -> str:
+    """Return the `Host` that the backends of *service* are checked with."""
+    exact = (host for host in service.hosts if "*" not in host)
+    return service.health.host or next(exact, service.name)
+
+
+def proves_identity(check: HealthCheck) -> bool:
+    """Return whether the answers to *check* have to say whose they are."""
+    return check.kind == "http" and bool(check.identity_header or check.identity_body)
 
 
 class Checker:
@@ -116,12 +126,42 @@ class Checker:
             ssl=context or True,
             server_hostname=(target.tls.name or None) if target.tls is not None else None,
         ) as response:
-            low, high = target.check.statuses
-            result = CheckResult(low <= response.status <= high, f"HTTP {response.status}")
-            # The head has decided. An endless or broken body must not change that.
+            if target.check.identity_body:
+                return _judge(target, response, await _beginning(response.content))
+            result = _judge(target, response, None)
+            # The head has decided. An endless or broken body must not change that; it is read so that small
+            # answers end without a reset.
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                await response.content.read(_BODY_BYTES)
+                await response.content.read(identity.BODY_BYTES)
             return result
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """Return as much of a body as may hold a proof; what breaks off is what there is."""
+    body = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        while len(body) < identity.BODY_BYTES:
+            data = await content.read(identity.BODY_BYTES - len(body))
+            if not data:
+                break
+            body += data
+    return body
+
+
+def _judge(target: Target, response: aiohttp.ClientResponse, body: bytes | None) -> CheckResult:
+    check = target.check
+    low, high = check.statuses
+    result = CheckResult(low <= response.status <= high, f"HTTP {response.status}")
+    if not proves_identity(check):
+        return result
+    said = response.headers.getall(check.identity_header, ()) if check.identity_header else ()
+    fault = identity.fault(identity.accepted(target.service, target.key.task_arn), said=said, body=body)
+    # The page of an error that names nobody is the failed check that it would be anyway.
+    return (
+        CheckResult(False, fault, foreign=True)
+        if identity.is_mismatch(fault) or (fault and result.ok)
+        else result
+    )
 
 
 async def _shake_hands(target: Target, context: ssl.SSLContext | None) -> CheckResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from discovery.model import BackendKey
-from proxy.control.health.check import Target
-from proxy.policy.verdict import CheckResult, Verdict, judge, rechecked, refused, unchecked
+from proxy.control.health.check import Target, proves_identity
+from proxy.policy.verdict import CheckResult, Verdict, foreign, judge, rechecked, refused, unchecked
+
+log = logging.getLogger("anyport.control")
 
 CheckId = tuple[str, BackendKey]  # one task may serve two services, each with a check of its own
 
@@ -61,6 +64,7 @@ class Monitor:
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._watched: dict[CheckId, _Watched] = {}
         self.results: Counter[tuple[str, str]] = Counter()  # by (service, "success" or "failure")
+        self.foreign: Counter[str] = Counter()  # by service: answers of somebody else, or without a proof
 
     def verdict(self, service: str, key: BackendKey) -> Verdict | None:
         """Return what is known of a watched backend, None of any other."""
@@ -102,6 +106,24 @@ class Monitor:
         self._watched[check_id] = self._start(watched.target, verdict)
         self._on_change()
 
+    def mistaken(self, check_id: CheckId, reason: str) -> None:
+        """Take it that somebody else answers there (*reason*), until a check of now proves otherwise."""
+        watched = self._watched.get(check_id)
+        if watched is None or not proves_identity(watched.target.check):
+            return
+        verdict = foreign(watched.verdict, reason, self._clock())
+        self._note_foreign(check_id, watched.verdict, verdict)
+        if (watched.verdict.healthy, watched.verdict.reason) == (verdict.healthy, verdict.reason):
+            return  # several workers say so: the check that is under way already shall come to its end
+        self._stop(watched)
+        self._watched[check_id] = self._start(watched.target, verdict)
+        self._on_change()
+
+    def _note_foreign(self, check_id: CheckId, before: Verdict, after: Verdict) -> None:
+        self.foreign[check_id[0]] += 1
+        if before.reason != after.reason:  # once, and not at each check
+            log.warning("service %s, task %s: %s", check_id[0], check_id[1].task_arn, after.reason)
+
     def _start(self, target: Target, verdict: Verdict) -> _Watched:
         watched = _Watched(target, verdict)
         if target.check.kind != "none":
@@ -126,6 +148,8 @@ class Monitor:
                 self.results[target.service, "success" if result.ok else "failure"] += 1
                 before = watched.verdict
                 watched.verdict = judge(before, result, target.check, now_s)
+                if result.foreign:
+                    self._note_foreign((target.service, target.key), before, watched.verdict)
                 if (before.healthy, before.reason) != (watched.verdict.healthy, watched.verdict.reason):
                     self._on_change()
             pause = pause_s(watched.verdict, target, started_s - first_s, self._rng.random())

@@ -70,6 +70,20 @@ def test_everything_can_be_said() -> None:
     )
 
 
+def test_a_check_may_ask_for_a_proof_of_identity() -> None:
+    labels = {
+        "anyport.host": "web.example.com",
+        "anyport.health.identity-header": "X-Service",
+        "anyport.health.identity-body": "true",
+    }
+    (route,) = read(labels).routes
+
+    assert route.service.health == replace(DEFAULT, identity_header="x-service", identity_body=True)
+    (problem,) = read({**labels, "anyport.health.kind": "tcp"}).problems
+    assert problem.where.endswith("label anyport.health.identity-header")
+    assert "needs an answer to look into" in problem.what
+
+
 def test_one_container_may_serve_several_routes() -> None:
     labels = {
         "anyport.route.public.host": "www.example.com",
@@ -177,6 +191,8 @@ def test_interval_shorter_than_the_default_timeout_shortens_it() -> None:
         ("health.unhealthy", "-1", "between 1 and 100"),
         ("health.path", "up", "not a path"),
         ("health.host", "*.a.io", "is a pattern"),
+        ("health.identity-header", "X Service", "not the name of a header"),
+        ("health.identity-body", "maybe", 'neither "true" nor "false"'),
     ],
 )
 def test_label_that_makes_no_sense_is_reported_and_leaves_the_service_out(

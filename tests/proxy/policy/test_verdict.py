@@ -61,6 +61,19 @@ def test_an_inherited_verdict_stands_until_checks_say_otherwise() -> None:
     assert carried(False, "health check: HTTP 500", 0.0).reason == "health check: HTTP 500"
 
 
+FOREIGN = CheckResult(False, 'identity mismatch: answered as "shop"', foreign=True)
+
+
+def test_where_somebody_else_answers_there_is_no_threshold() -> None:
+    out = after([PASS, PASS, FOREIGN])
+
+    assert (out.healthy, out.since_s) == (False, 3.0)
+    assert out.reason == 'identity mismatch: answered as "shop"'
+    assert not after([FAIL, FAIL], out).healthy
+    assert after([PASS], out).healthy, "one proof is enough: nobody else could have given it"
+    assert after([FOREIGN, FOREIGN], out).since_s == 3.0
+
+
 @given(results=st.lists(st.booleans(), max_size=40), up=st.integers(1, 4), down=st.integers(1, 4))
 def test_any_history_agrees_with_the_plain_reading(results: list[bool], up: int, down: int) -> None:
     check = HealthCheck(healthy_threshold=up, unhealthy_threshold=down)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -158,3 +159,62 @@ def test_the_host_header_is_what_the_service_answers_to(service: Service, expect
     )
 
     assert target(endpoint, service).host_header == expected
+
+
+ARN = "arn:aws:ecs:eu-west-1:111122223333:task/prod/4d590253bb114126b7afa7b58eea9221"
+BY_HEADER = HealthCheck(timeout_s=5.0, identity_header="x-service")
+BY_BODY = HealthCheck(timeout_s=5.0, identity_body=True)
+BY_EITHER = HealthCheck(timeout_s=5.0, identity_header="x-service", identity_body=True)
+UNPROVEN = CheckResult(False, "identity not proven", foreign=True)
+SHOP = CheckResult(False, 'identity mismatch: answered as "shop"', foreign=True)
+
+
+def named(value: bytes, body: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    head = b"HTTP/1.1 %b\r\nX-Service: %b\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, value, len(body)) + body
+
+
+def unnamed(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("check", "data", "expected"),
+    [
+        (BY_HEADER, named(b"web"), CheckResult(True, "HTTP 200")),
+        (BY_HEADER, named(b"shop"), SHOP),
+        (BY_HEADER, unnamed(b"web"), UNPROVEN),
+        (BY_BODY, unnamed(b"this is web"), CheckResult(True, "HTTP 200")),
+        (BY_BODY, unnamed(b"x" * 60_000 + b" web"), CheckResult(True, "HTTP 200")),
+        (BY_BODY, unnamed(b"this is shop"), UNPROVEN),
+        (BY_BODY, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nweb", CheckResult(True, "HTTP 200")),
+        (BY_EITHER, unnamed(b"web"), CheckResult(True, "HTTP 200")),
+        (BY_EITHER, named(b"shop", b"web"), SHOP),
+        # An error page that names nobody is a failed check like any other; one that names another is not.
+        (BY_HEADER, unnamed(b"", b"503 Busy"), CheckResult(False, "HTTP 503")),
+        (BY_HEADER, named(b"web", b"", b"503 Busy"), CheckResult(False, "HTTP 503")),
+        (BY_HEADER, named(b"shop", b"", b"503 Busy"), SHOP),
+        (HealthCheck(timeout_s=5.0), named(b"shop"), CheckResult(True, "HTTP 200")),
+    ],
+)
+async def test_the_answer_says_whose_it_is(check: HealthCheck, data: bytes, expected: CheckResult) -> None:
+    assert await ask(says(data), check) == expected
+
+
+@pytest.mark.asyncio
+async def test_a_task_may_echo_its_own_name() -> None:
+    async with Checker() as checker:
+        for proof in (ARN, ARN.rpartition("/")[2]):
+            async with serving(says(named(proof.encode()))) as port:
+                wanted = replace(at(port, BY_HEADER), key=BackendKey(ARN, "app", 80))
+                assert await checker.check(wanted) == CheckResult(True, "HTTP 200")
+                other = replace(wanted, key=BackendKey(ARN.replace("4d", "5e"), "app", 80))
+                found = await checker.check(other)
+                assert found is not None
+                assert found.foreign
+
+
+@pytest.mark.asyncio
+async def test_an_endless_body_is_searched_no_further_than_its_beginning() -> None:
+    assert await ask(endless, BY_BODY) == UNPROVEN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -184,6 +185,55 @@ async def test_one_task_is_judged_for_each_service_it_serves() -> None:
         assert a is not None
         assert b is not None
         assert (a.healthy, b.healthy) == (False, True)
+
+    await within(world, play)
+
+
+PROVING = HealthCheck(interval_s=5.0, identity_header="x-service")
+
+
+@pytest.mark.asyncio
+async def test_a_backend_that_is_somebody_else_is_out_until_it_proves_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    check_id = ("web", a_target().key)
+
+    async def play(monitor: Monitor) -> None:
+        monitor.watch([a_target(check=PROVING)], {})
+        await world.pass_time(1.0)
+        world.ok["one"] = None  # nothing is known from checks
+        for _ in range(3):  # one report of each worker
+            monitor.mistaken(check_id, "identity not proven")
+        await world.pass_time(20.0)
+        verdict = monitor.verdict(*check_id)
+        assert verdict is not None
+        assert (verdict.healthy, verdict.reason) == (False, "identity not proven")
+        world.ok["one"] = True
+        await world.pass_time(5.5)
+        verdict = monitor.verdict(*check_id)
+        assert verdict is not None
+        assert verdict.healthy
+        assert monitor.foreign == {"web": 3}
+
+    with caplog.at_level(logging.WARNING):
+        await within(world, play)
+    assert [record.getMessage() for record in caplog.records] == [
+        "service web, task one: identity not proven"
+    ]
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_mistaken_for_another_where_no_proof_is_asked_for() -> None:
+    world = World()
+
+    async def play(monitor: Monitor) -> None:
+        monitor.watch([a_target()], {})
+        await world.pass_time(1.0)
+        monitor.mistaken(("web", a_target().key), "identity not proven")
+        verdict = monitor.verdict("web", a_target().key)
+        assert verdict is not None
+        assert verdict.healthy
 
     await within(world, play)
 
