@@ -10,7 +10,7 @@ an answer that cannot be understood is no answer, and removes nothing.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NoReturn
@@ -206,7 +206,7 @@ def _container(raw: Json, of: str) -> Container:
         last_status=_text(raw, "lastStatus", of),
         health=_text(raw, "healthStatus", of, "UNKNOWN"),
         runtime_id=_text(raw, "runtimeId", of, ""),
-        bindings=tuple(
+        bindings=in_order(
             _binding(b, of)
             for b in _items(raw, "networkBindings", of, optional=True)
             if b.get("hostPort") or b.get("hostPortRange")  # without one it is not bound yet
@@ -228,6 +228,11 @@ def _binding(raw: Json, of: str) -> Binding:
         protocol=_text(raw, "protocol", of, "tcp").lower(),  # absent in old payloads
         bind_ip=_text(raw, "bindIP", of, ""),
     )
+
+
+def in_order(bindings: Iterable[Binding]) -> tuple[Binding, ...]:
+    """Return *bindings* in an order of their own: that of the API is not stable."""
+    return tuple(sorted(bindings, key=lambda b: (b.first, b.protocol, b.host_first, b.bind_ip, b.last)))
 
 
 def _interfaces(raw: Json, of: str) -> tuple[str, ...]:
