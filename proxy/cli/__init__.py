@@ -236,6 +236,43 @@ def simulate(address: str, cluster: str, instances: int, speed: float) -> int:
     return serve.main(address=address, cluster=cluster, instances=instances, speed=speed)
 
 
+@anyport.command()
+@click.option(
+    "--proxy", default="", envvar="ANYPORT_URL", metavar="URL",
+    help="Whom to ask: an anyport's metrics address. Default: $ANYPORT_URL, else port 9180 of this host.",
+)  # fmt: skip
+@click.option(
+    "--deadline", "deadline_s", type=Duration(), default="5s", show_default=True,
+    help="Let go after so long in any case. Must be less than the container's stopTimeout.",
+)  # fmt: skip
+@click.option(
+    "--settle", "settle_s", type=Duration(or_none=True), default="1s", show_default=True,
+    help="Once every proxy has let go, so much longer for the requests under way.",
+)  # fmt: skip
+@click.option("--now", is_flag=True, envvar="ANYPORT_LINGER_NOW", help="Hold nothing back: for an incident.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def linger(proxy: str, deadline_s: float, settle_s: float, now: bool, command: tuple[str, ...]) -> int:
+    """Hold the stop signal of this ECS task back until no proxy sends it anything new.
+
+    Alone it is a sidecar: a container that is not essential and depends on the app's, which ECS therefore
+    stops first. As `anyport linger -- COMMAND ...` it starts the app and passes it every signal, SIGTERM
+    late. A second SIGTERM ends the wait.
+    """
+    from proxy.cli.linger import Linger, Options
+
+    if settle_s >= deadline_s:
+        raise click.UsageError("--settle is a part of --deadline: it must be less")
+    options = Options(
+        proxy=proxy,
+        metadata_url=os.environ.get("ECS_CONTAINER_METADATA_URI_V4", ""),
+        deadline_s=deadline_s,
+        settle_s=settle_s,
+        now=now,
+        say=lambda text: click.echo(f"anyport linger: {text}", err=True),
+    )
+    return Linger(options).run(command)
+
+
 def _load(path: Path | None) -> Config:
     from proxy.config import ConfigError, load
 

@@ -20,9 +20,12 @@ def seconds(text: str) -> float:
 
 
 class Duration(click.ParamType[float]):
-    """A positive duration option; the command gets seconds."""
+    """A duration option, positive or *or_none* at all; the command gets seconds."""
 
     name = "duration"
+
+    def __init__(self, *, or_none: bool = False) -> None:
+        self._or_none = or_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         """Return *value* in seconds."""
@@ -30,6 +33,6 @@ class Duration(click.ParamType[float]):
             length_s = seconds(value) if isinstance(value, str) else float(value)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
-        if length_s <= 0:
+        if length_s <= 0 and not self._or_none:
             self.fail("a duration is longer than nothing", param, ctx)
         return length_s

@@ -18,6 +18,7 @@ from proxy.control import logs
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import serving
+from proxy.control.drained import Drains
 from proxy.control.health.check import Checker
 from proxy.control.metrics import registry
 from proxy.control.plane import ControlPlane
@@ -90,7 +91,7 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
 
 async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Config]) -> None:
     ending = _Ending()
-    public = public_app(plane.status, registry(plane.status))
+    public = public_app(plane.status, registry(plane.status), Drains(plane.status))
     admin = admin_app(plane.status, plane.admin_token)
     with plane.running(), _reacting(plane, ending, reload, given):
         # A load balancer that asks both during an upgrade must not hear "not ready" from the new one.

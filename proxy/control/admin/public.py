@@ -10,11 +10,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from proxy.control.admin.server import answer, plain_errors
+from proxy.control.drained import Drains, is_task_arn
 from proxy.control.status import Status, readiness
 
 
 def public_app(
-    status: Status, series: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic
+    status: Status,
+    series: CollectorRegistry,
+    drains: Drains,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> web.Application:
     """Return the application behind `[metrics] address`."""
 
@@ -29,7 +34,16 @@ def public_app(
         found = readiness(status, clock())
         return answer(found, status=200 if found["ready"] else 503)
 
+    async def drained(request: web.Request) -> web.Response:
+        task_arn = request.query.get("task", "")
+        if not is_task_arn(task_arn):
+            return answer({"error": "which task? /drained?task=arn:aws:ecs:..."}, status=400)
+        if not drains.admit():
+            return answer({"error": "too many questions: ask again in a second"}, status=429)
+        return answer(await drains.everywhere(task_arn))
+
     app = web.Application(middlewares=[plain_errors])
+    app.router.add_get("/drained", drained)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import plain_errors, serving
+from proxy.control.drained import Drains
 from proxy.control.metrics import registry
 from proxy.control.status import Status
 from tests.kit.status import NOW_S, a_status
@@ -29,7 +30,7 @@ async def served(app: web.Application) -> AsyncIterator[tuple[aiohttp.ClientSess
 
 
 def public(status: Status) -> web.Application:
-    return public_app(status, registry(status), clock=lambda: NOW_S)
+    return public_app(status, registry(status), Drains(status), clock=lambda: NOW_S)
 
 
 @pytest.mark.asyncio
