@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from discovery.model import BackendKey, Endpoint, Snapshot
-from proxy.control.health.check import Target
+from discovery.model import BackendKey, Endpoint, Service, Snapshot
+from proxy.control.health.check import Target, host_header, proves_identity
 from proxy.control.health.schedule import CheckId
 from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot, by_service
 from proxy.policy.verdict import NOT_CHECKED, Verdict, carried
-from proxy.settings import BackendTls, WorkerSettings
+from proxy.settings import BackendTls, IdentityCheck, WorkerSettings
 
 State = Literal["ready", "draining", "down"]
 
@@ -62,7 +62,14 @@ def compose(
     """
     kept = kept_rows(known, base)
     services = [
-        ServiceRow(name=name, slot=slot(name), hosts=service.hosts, path=service.path, tls=tls.get(name))
+        ServiceRow(
+            name=name,
+            slot=slot(name),
+            hosts=service.hosts,
+            path=service.path,
+            tls=tls.get(name),
+            identity=identity_check(service),
+        )
         for name, service in known.facts.services.items()
     ]
     if known.pending:
@@ -77,6 +84,20 @@ def compose(
         services=tuple(services),
         by_service=by_service(backends),
         settings=settings,
+    )
+
+
+def identity_check(service: Service) -> IdentityCheck | None:
+    """Return how backends of *service* prove whose they are; None: nobody asks them."""
+    check = service.health
+    if not proves_identity(check):
+        return None
+    return IdentityCheck(
+        path=check.path,
+        host=host_header(service),
+        header=check.identity_header,
+        body=check.identity_body,
+        timeout_s=check.timeout_s,
     )
 
 

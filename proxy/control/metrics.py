@@ -110,6 +110,10 @@ def _backends(status: Status) -> Iterator[Metric]:
         for result in ("success", "failure"):
             checks.add_metric([row.name, result], status.checks[row.name, result])
     yield checks
+    foreign = _counter("identity_failures", "Answers that did not prove whose they are.", "service")
+    for row in status.table.services:
+        foreign.add_metric([row.name], status.foreign[row.name])
+    yield foreign
 
 
 def _workers(status: Status, now_s: float) -> Iterator[Metric]:

@@ -82,6 +82,7 @@ class ControlPlane:
             table=inherited,
             published_at_s=clock(),
             checks=self._monitor.results,
+            foreign=self._monitor.foreign,
         )
 
     @contextmanager
@@ -105,11 +106,16 @@ class ControlPlane:
         return self._config.admin.token.get_secret_value()
 
     def on_reports(self, link: socket.socket) -> None:
-        """Act on what a worker has sent: a backend that refuses is out until it is confirmed."""
+        """Act on what a worker has sent: a backend that refuses is out until it is confirmed, one in whose
+        place somebody else answers until it proves itself."""
         for report in reports.receive(link):
             check_id = (report.service, report.key)
             source = self._source_of(report.key)
             if check_id not in self._monitor.targets or source is None:
+                continue
+            if isinstance(report, reports.Mistaken):
+                self._monitor.mistaken(check_id, report.reason)
+                source.hurry(report.key.task_arn)
                 continue
             self._monitor.refused(check_id)
             self._doubts.add(check_id, source)

@@ -34,6 +34,8 @@ def health_check(section: config.Health) -> HealthCheck:
         healthy_threshold=section.healthy_threshold,
         unhealthy_threshold=section.unhealthy_threshold,
         host=section.host,
+        identity_header=section.identity_header,
+        identity_body=section.identity_body,
     )
 
 

@@ -31,6 +31,7 @@ class Status:
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
     problems: tuple[Problem, ...] = ()
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (service, result)
+    foreign: Counter[str] = field(default_factory=Counter)  # by service: answers of somebody else
     certificates: Sequence[Expiry] = ()
     draining: bool = False
     reloads: Counter[str] = field(default_factory=Counter)  # by "success" or "failure"

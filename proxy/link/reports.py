@@ -1,4 +1,5 @@
-"""What a worker tells the control process, the other way along its link: a backend refused a connection.
+"""What a worker tells the control process, the other way along its link: nobody listens where a backend
+should, or somebody else does.
 
 A refusal is the earliest sign that a task is gone, long before the API says so, and that its port may
 soon be another's. Reports are hints: one that does not fit into the link is dropped.
@@ -26,15 +27,28 @@ class Refused:
     key: BackendKey
 
 
-def send(link: socket.socket, report: Refused) -> None:
+@dataclass(frozen=True, slots=True)
+class Mistaken:
+    """Who answers where this backend should did not prove to be it."""
+
+    service: str
+    key: BackendKey
+    reason: str  # in the words of `policy.identity`
+
+
+Report = Refused | Mistaken
+
+
+def send(link: socket.socket, report: Report) -> None:
     """Send *report*, or nothing if the control process is far behind."""
+    why = [report.reason] if isinstance(report, Mistaken) else []
     with contextlib.suppress(BlockingIOError):
-        link.send(orjson.dumps([report.service, *report.key]))
+        link.send(orjson.dumps([report.service, *report.key, *why]))
 
 
-def receive(link: socket.socket) -> list[Refused]:
+def receive(link: socket.socket) -> list[Report]:
     """Return the reports that wait in *link*. What cannot be read is left out."""
-    reports: list[Refused] = []
+    reports: list[Report] = []
     while True:
         try:
             message = link.recv(_BYTES_MAX)
@@ -43,5 +57,6 @@ def receive(link: socket.socket) -> list[Refused]:
         if not message:
             return reports
         with contextlib.suppress(ValueError, TypeError):
-            service, task_arn, container, port = orjson.loads(message)
-            reports.append(Refused(service, BackendKey(task_arn, container, port)))
+            service, task_arn, container, port, *why = orjson.loads(message)
+            key = BackendKey(task_arn, container, port)
+            reports.append(Mistaken(service, key, *why) if why else Refused(service, key))

@@ -14,7 +14,7 @@ from proxy import errors
 from proxy.backend_tls import Contexts
 from proxy.link import scoreboard as sb
 from proxy.link.cells import Cells
-from proxy.link.reports import Refused
+from proxy.link.reports import Report
 from proxy.link.scoreboard import Scoreboard
 from proxy.policy.backends import Table
 from proxy.settings import WorkerSettings
@@ -93,7 +93,7 @@ class WorkerState:
         board: Scoreboard,
         row: int,
         log: AccessLogWriter,
-        report: Callable[[Refused], None],
+        report: Callable[[Report], None],
         random: Callable[[], float] = system_random,
     ) -> None:
         self.loop = loop

@@ -7,11 +7,20 @@ from dataclasses import replace
 
 from discovery.model import BackendKey, Endpoint, HealthCheck, Service, Snapshot, by_service
 from proxy.control.changes import changes
-from proxy.control.compose import Knowledge, Slots, compose, inherited, kept_rows, source_of, state
+from proxy.control.compose import (
+    Knowledge,
+    Slots,
+    compose,
+    identity_check,
+    inherited,
+    kept_rows,
+    source_of,
+    state,
+)
 from proxy.control.health.check import target
 from proxy.link.snapshots import EMPTY, BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.verdict import Verdict, carried, unchecked
-from proxy.settings import WorkerSettings
+from proxy.settings import IdentityCheck, WorkerSettings
 
 ARN = "arn:aws:ecs:eu-west-1:123456789012:task/prod/"
 
@@ -222,3 +231,23 @@ def test_each_change_is_one_line_and_no_change_is_none() -> None:
         "service web added: web.test",
     ]
     assert list(changes(rows(), EMPTY)) == ["service web removed"]
+
+
+def test_workers_learn_how_a_backend_proves_whose_it_is() -> None:
+    check = HealthCheck(path="/up", timeout_s=1.5, identity_header="x-service")
+    known = knowledge(endpoint("1"), endpoint("2", service="shop"), services=("web", "shop"))
+    proving = replace(known.facts.services["web"], health=check)
+    services = {**known.facts.services, "web": proving}
+    made = table(replace(known, facts=replace(known.facts, services=services)))
+
+    rows = {row.name: row.identity for row in made.services}
+    assert rows == {
+        "web": IdentityCheck(path="/up", host="web.test", header="x-service", timeout_s=1.5),
+        "shop": None,
+    }
+
+
+def test_a_check_without_an_answer_proves_nothing() -> None:
+    """It may have the key from [health] and be of another kind."""
+    web = Service(name="web", health=HealthCheck(kind="tcp", identity_header="x-service"))
+    assert identity_check(web) is None

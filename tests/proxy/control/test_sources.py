@@ -44,6 +44,8 @@ def test_every_key_of_a_check_arrives() -> None:
         healthy_threshold=2,
         unhealthy_threshold=4,
         host="h",
+        identity_header="x-service",
+        identity_body=True,
     )
 
     made = sources.health_check(section)
