@@ -8,6 +8,7 @@ PUT    /_simulator/speed               {"speed": 10}
 POST   /_simulator/kill                {"task": "<id or ARN>"}: kill -9 of its processes
 POST   /_simulator/task-health         {"task": "...", "status": "UNHEALTHY", "container": "app"}
 POST   /_simulator/restart-agent       {"instance": "<id, ARN or EC2 id>"}
+POST   /_simulator/spot                {"instance": "...", "action": "terminate"}: taken away in two minutes
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Handles(Protocol):
     def set_health(self, task_arn: str, status: str, container: str = "") -> None: ...
 
     async def restart_agent(self, instance: Instance) -> None: ...
+
+    async def interrupt_spot(self, instance: Instance, action: str = "terminate") -> None: ...
 
 
 def add_routes(app: web.Application, handles: Handles) -> None:
@@ -100,6 +103,15 @@ def add_routes(app: web.Application, handles: Handles) -> None:
         await handles.restart_agent(instance)
         return web.json_response({"instance": instance.arn})
 
+    async def spot(request: web.Request) -> web.Response:
+        body = await _json(request)
+        instance = _instance(handles.state, body)
+        action = body.get("action", "terminate")
+        if action not in ("terminate", "stop", "hibernate"):
+            return web.json_response({"error": "action must be terminate, stop or hibernate"}, status=400)
+        await handles.interrupt_spot(instance, action)
+        return web.json_response({"instance": instance.arn})
+
     app.router.add_get("/_simulator/health", health)
     app.router.add_get("/_simulator/faults", list_faults)
     app.router.add_put("/_simulator/faults", add_fault)
@@ -108,6 +120,7 @@ def add_routes(app: web.Application, handles: Handles) -> None:
     app.router.add_post("/_simulator/kill", kill)
     app.router.add_post("/_simulator/task-health", task_health)
     app.router.add_post("/_simulator/restart-agent", restart_agent)
+    app.router.add_post("/_simulator/spot", spot)
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

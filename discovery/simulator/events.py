@@ -19,13 +19,14 @@ class Event:
     """One change. `detail_type`, `resources` and `detail` are what EventBridge gets."""
 
     at: float  # Unix seconds
-    kind: Literal["task", "instance", "deployment", "service"]
+    kind: Literal["task", "instance", "deployment", "service", "spot"]
     cluster: str  # name
     service: str  # name; "" where none is meant
     arn: str  # of the task, instance or service
     text: str  # for people: "task 4d590253 of web is RUNNING"
     detail_type: str  # "" for a change that ECS sends no event about
     detail: Json
+    source: str = "aws.ecs"
 
     def envelope(self, account: str, region: str, event_id: str) -> Json:
         """The whole event as a rule's target gets it."""
@@ -33,7 +34,7 @@ class Event:
             "version": "0",
             "id": event_id,
             "detail-type": self.detail_type,
-            "source": "aws.ecs",
+            "source": self.source,
             "account": account,
             "time": iso(self.at),
             "region": region,
@@ -102,6 +103,22 @@ def instance_event(instance: Instance, cluster: Cluster, at: float) -> Event:
         text=f"instance {instance.ec2_instance_id} in {instance.zone} is {instance.status}{connected}",
         detail_type="ECS Container Instance State Change",
         detail={**detail, "clusterArn": cluster.arn, "updatedAt": iso(at)},
+    )
+
+
+def spot_event(instance: Instance, action: str, region: str, account: str, at: float) -> Event:
+    """ "EC2 Spot Instance Interruption Warning", which EC2 sends two minutes ahead."""
+    ec2_id = instance.ec2_instance_id
+    return Event(
+        at=at,
+        kind="spot",
+        cluster=short(instance.cluster_arn),
+        service="",
+        arn=f"arn:aws:ec2:{region}:{account}:instance/{ec2_id}",
+        text=f"instance {ec2_id} in {instance.zone} is taken away in two minutes ({action})",
+        detail_type="EC2 Spot Instance Interruption Warning",
+        detail={"instance-id": ec2_id, "instance-action": action},
+        source="aws.ec2",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -20,8 +21,12 @@ Kind = Literal[
     "failures",  # the first `items` of a Describe answer come back in `failures[]`, with `reason`
     "expired",  # ExpiredTokenException
     "denied",  # AccessDeniedException
+    "events_lost",  # events that never arrive
+    "events_twice",  # events that arrive twice
+    "events_late",  # events that arrive `seconds` late, behind those that happened after them
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
+_OF_EVENTS = frozenset(("events_lost", "events_twice", "events_late"))
 
 
 class FaultError(ValueError):
@@ -34,8 +39,9 @@ class Fault:
 
     kind: Kind
     operation: str = ""  # "DescribeTasks", "DescribeInstances"; "" for every one, EC2's and SQS's too
-    count: int | None = None  # how many calls it spoils; None: every one until cleared
-    seconds: float = 0.0  # of "stale" and "hang"; a hang of 0 lasts until the client gives up
+    count: int | None = None  # how many calls (or events) it spoils; None: every one until cleared
+    seconds: float = 0.0  # of "stale", "hang", "events_late"; a hang of 0 lasts until the client gives up
+    share: float = 1.0  # of the faults of events: which part of them it spoils, by chance
     status: int = 500  # of "error" and "failed_page"
     page: int = 2  # of "failed_page", counting from 1
     fields: tuple[str, ...] = ()  # of "missing_fields": ("networkBindings", "version")
@@ -100,8 +106,21 @@ class Faults:
             (number, standing)
             for number, standing in self._standing.items()
             if standing.fault.operation in ("", operation)
+            and standing.fault.kind not in _OF_EVENTS
             and (standing.fault.kind != "failed_page" or standing.fault.page == page)
         ]
+        return self._count_down(met)
+
+    def take_event(self, rng: random.Random) -> list[Fault]:
+        """The faults that this event meets, each counted down."""
+        met = [
+            (number, standing)
+            for number, standing in self._standing.items()
+            if standing.fault.kind in _OF_EVENTS and rng.random() < standing.fault.share
+        ]
+        return self._count_down(met)
+
+    def _count_down(self, met: list[tuple[int, _Standing]]) -> list[Fault]:
         for number, standing in met:
             if standing.left is not None:
                 standing.left -= 1
@@ -146,6 +165,15 @@ class Faults:
 
     def denied(self, operation: str = "", count: int | None = None) -> int:
         return self.add(Fault(kind="denied", operation=operation, count=count))
+
+    def events_lost(self, count: int | None = None, share: float = 1.0) -> int:
+        return self.add(Fault(kind="events_lost", count=count, share=share))
+
+    def events_twice(self, count: int | None = None, share: float = 1.0) -> int:
+        return self.add(Fault(kind="events_twice", count=count, share=share))
+
+    def events_late(self, seconds: float, count: int | None = None, share: float = 1.0) -> int:
+        return self.add(Fault(kind="events_late", seconds=seconds, count=count, share=share))
 
 
 # What a fault does to a right answer.

@@ -9,6 +9,7 @@ import uuid
 
 from discovery.simulator.aws import Moto, MotoFailure
 from discovery.simulator.events import Bulletin, Event
+from discovery.simulator.faults import Faults
 from discovery.simulator.state import State
 from discovery.simulator.wire import Json
 
@@ -18,19 +19,40 @@ _MOST_WAITING = 10_000  # older events are worth more than memory only up to a p
 
 
 class EventSender:
-    """Sends what the bulletin says to EventBridge."""
+    """Sends what the bulletin says to EventBridge, as far as `faults` lets it through."""
 
-    def __init__(self, moto: Moto, bulletin: Bulletin, state: State, rng: random.Random) -> None:
+    def __init__(
+        self, moto: Moto, bulletin: Bulletin, state: State, rng: random.Random, faults: Faults
+    ) -> None:
         self._moto = moto
+        self._faults = faults
         self._state = state
         self._rng = rng
         self._waiting: asyncio.Queue[Json] = asyncio.Queue(_MOST_WAITING)
         bulletin.subscribe(self._hear)
 
     def _hear(self, event: Event) -> None:
-        if event.detail_type and not self._waiting.full():
-            event_id = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
-            self._waiting.put_nowait(event.envelope(self._state.account, self._state.region, event_id))
+        if not event.detail_type:
+            return
+        event_id = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        envelope = event.envelope(self._state.account, self._state.region, event_id)
+        copies, delay_s = 1, 0.0
+        for fault in self._faults.take_event(self._rng):
+            if fault.kind == "events_lost":
+                return
+            if fault.kind == "events_twice":
+                copies = 2
+            else:
+                delay_s = max(delay_s, fault.seconds)
+        for _ in range(copies):
+            if delay_s:
+                asyncio.get_running_loop().call_later(delay_s, self._send, envelope)
+            else:
+                self._send(envelope)
+
+    def _send(self, envelope: Json) -> None:
+        if not self._waiting.full():
+            self._waiting.put_nowait(envelope)
 
     async def run(self) -> None:
         """Send until cancelled."""

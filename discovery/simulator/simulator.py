@@ -30,7 +30,7 @@ from discovery.simulator.aws import Moto
 from discovery.simulator.control import add_routes
 from discovery.simulator.dispatch import Dispatcher
 from discovery.simulator.environment import client_environment, task_environment
-from discovery.simulator.events import Bulletin, Listener, instance_event
+from discovery.simulator.events import Bulletin, Listener, instance_event, spot_event
 from discovery.simulator.faults import Faults
 from discovery.simulator.history import History
 from discovery.simulator.lifecycle import Lifecycle, Pace
@@ -46,6 +46,7 @@ from discovery.simulator.wire import Json, live_tasks
 
 ACCOUNT = "123456789012"  # the one that moto has
 AGENT_RESTART_S = 3.0  # at normal speed: so long the agent is away
+SPOT_NOTICE_S = 120.0
 HISTORY_STEP_S = 0.05
 ZONES = "abc"
 
@@ -150,7 +151,7 @@ class Simulator:
             rng=self._rng,
         )
         self._account = Account(self.state, self._clock, self._rng, self._lifecycle, self._bulletin)
-        self._sender = EventSender(self._moto, self._bulletin, self.state, self._rng)
+        self._sender = EventSender(self._moto, self._bulletin, self.state, self._rng, self.faults)
         self._bulletin.subscribe(lambda event: self._remember_soon())
 
     async def _serve(self, listener: socket.socket) -> web.AppRunner:
@@ -260,6 +261,13 @@ class Simulator:
         await servers.start_agent()
         instance.agent_connected = True
         self._account.instance_changed(instance)
+
+    async def interrupt_spot(self, instance: Instance, action: str = "terminate") -> None:
+        """Announce that EC2 takes the instance away in two minutes, in its metadata and as an event."""
+        now = self._clock()
+        self._instance_servers[instance.arn].spot_notice(action, now + SPOT_NOTICE_S)
+        state = self.state
+        self._bulletin.publish(spot_event(instance, action, state.region, state.account, now))
 
     def _live_task(self, reference: str) -> Task:
         for cluster in self.state.clusters.values():
