@@ -107,7 +107,8 @@ def is_secret(path: Path) -> bool:
     if key is not None:
         return key.secret or any(other.secret for other in known().values() if other.names[:-1] == spelled)
     last = spelled[-1].lower() if spelled else ""
-    return "admin" in spelled[:1] or any(word in last for word in ("token", "secret", "passw", "credential"))
+    words = ("token", "secret", "passw", "credential", "fleet")
+    return spelled[:1] in (("admin",), ("fleet",)) or any(word in last for word in words)
 
 
 def _collect(section: Names, holder: Any, found: dict[Names, Key]) -> None:  # noqa: ANN401 - a class of either kind

@@ -93,7 +93,7 @@ def _syntax(text: str, file: str, exc: Exception) -> Issue:
     line, column = (int(found[2]), int(found[3]) - 1) if found[2] else (len(lines), len(lines[-1]))
     shown = lines[line - 1]
     # What stands on a broken line cannot be told apart, so what may hold a secret is not shown.
-    if re.search(r"token|secret|passw|credential", _pair_above(lines[:line]), re.IGNORECASE):
+    if re.search(r"token|secret|passw|credential|key", _pair_above(lines[:line]), re.IGNORECASE):
         return Issue(source=file, line=line, message=f"is not TOML: {_first_word(found[1])}")
     return Issue(
         source=file,
@@ -212,6 +212,9 @@ def _absolute(config: Config, folder: str) -> Config:
             "backend_tls": _located(config.backend_tls, folder),
             "file": config.file.model_copy(
                 update={"path": config.file.path and os.path.join(folder, config.file.path)}
+            ),
+            "state": config.state.model_copy(
+                update={"path": config.state.path and os.path.join(folder, config.state.path)}
             ),
         }
     )

@@ -120,6 +120,20 @@ class File(_Section):
     path: Annotated[str, AfterValidator(text.optional_path)] = ""  # "": none
 
 
+class Fleet(_Section):
+    """The other proxies of our ECS service: one asks the ECS API, the others follow it."""
+
+    key: SecretStr = SecretStr("")  # "": each asks for itself
+    port: int = Field(default=0, ge=0, le=65535)  # of their [metrics], in the container; 0: as ours
+
+
+class State(_Section):
+    """What is kept on disk, so that a start needs nobody's answer."""
+
+    path: Annotated[str, AfterValidator(text.optional_path)] = ""  # a folder; "": nothing is kept
+    max_age_s: Seconds = 900.0
+
+
 class EcsTarget(_Section):
     """Which containers of which ECS service serve a [[service]]."""
 
@@ -167,6 +181,8 @@ class Config(_Section):
     health: Health = Health()
     backend_tls: BackendTls = BackendTls()
     ecs: Ecs = Ecs()
+    fleet: Fleet = Fleet()
+    state: State = State()
     dns: Dns = Dns()
     file: File = File()
     service: tuple[Service, ...] = ()

@@ -28,6 +28,7 @@ def check(config: Config) -> Iterator[Problem]:
     yield from _addresses(config)
     yield from _proxy_protocol(config)
     yield from _admin(config)
+    yield from _fleet(config)
     yield from _clusters(config)
     yield from _timing(config)
     yield from _names(config)
@@ -90,12 +91,20 @@ def _admin(config: Config) -> Iterator[Problem]:
             "the admin API would be open to the network",
             f'set `token` in [admin] ({_TOKEN_CHARACTERS} characters), or `address = "127.0.0.1:9181"`',
         )
-    if token and (
-        len(token) < _TOKEN_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token
+    yield from _hard_to_guess(token, path)
+
+
+def _fleet(config: Config) -> Iterator[Problem]:
+    yield from _hard_to_guess(config.fleet.key.get_secret_value(), ("fleet", "key"))
+
+
+def _hard_to_guess(secret: str, path: Path) -> Iterator[Problem]:
+    if secret and (
+        len(secret) < _TOKEN_CHARACTERS or not secret.isascii() or not secret.isprintable() or " " in secret
     ):
         yield Problem(
             (path,),
-            f"`token` must be {_TOKEN_CHARACTERS} or more ASCII characters without spaces",
+            f"`{path[-1]}` must be {_TOKEN_CHARACTERS} or more ASCII characters without spaces",
             "make one with: openssl rand -hex 32",
         )
 

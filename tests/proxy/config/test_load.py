@@ -154,6 +154,7 @@ TWICE = 'clusters = ["a",\n "arn:aws:ecs:eu-west-1:1:cluster/a"]\n'
         ('[metrics]\naddress = "0.0.0.0:8080"\n' + GOOD, 2, "`metrics.address`"),
         ('[admin]\naddress = "0.0.0.0:9181"\n' + GOOD, 2, "open to the network"),
         ('[admin]\ntoken = "short"\n' + GOOD, 2, "16 or more"),
+        ('[fleet]\nkey = "short"\n' + GOOD, 2, "16 or more"),
         ("[ecs]\n" + TWICE, 3, "named twice"),
         ("[health]\ntimeout_s = 9\n" + GOOD, 2, "longer than `interval_s`"),
         ('[health]\nkind = "tcp"\nidentity_body = true\n' + GOOD, 3, "needs an answer to look into"),
@@ -338,6 +339,10 @@ SECRET = "hunter2-hunter2"
         f'admin_token = "{SECRET}"',
         f'[metrics]\nsecret = "{SECRET}"',
         f"[admin]\ntoken = {SECRET}",
+        f'[fleet]\nkey = "{SECRET[:15]} {SECRET}"',
+        f'[fleet]\nkey = "{SECRET}',
+        f'[fleet]\nkye = "{SECRET}"',
+        f'fleet_key = "{SECRET}"',
         f'[admin]\ntoken = "{SECRET}',
         f'[admin]\ntoken = """\n{SECRET}',
     ],
@@ -348,7 +353,7 @@ def test_a_secret_is_never_shown(file: Path, text: str) -> None:
         assert SECRET not in json.dumps(asdict(issue))
 
 
-@pytest.mark.parametrize("variable", ["ANYPORT_ADMIN__TOKEN", "ANYPORT_ADMIN__TOKN", "ANYPORT_ADMIN"])
+@pytest.mark.parametrize("variable", ["ANYPORT_ADMIN__TOKEN", "ANYPORT_ADMIN__TOKN", "ANYPORT_ADMIN", "ANYPORT_FLEET"])
 def test_a_secret_variable_is_never_shown(file: Path, variable: str) -> None:
     for issue in issues(file, GOOD, {variable: SECRET}):
         assert SECRET not in str(issue)
