@@ -39,7 +39,7 @@ class Knowledge:
     """What the sources have said so far, merged."""
 
     facts: Snapshot
-    suspended: Mapping[BackendKey, str]
+    suspended: Mapping[str, Mapping[BackendKey, str]]  # by service
     answered: frozenset[str]  # names of the sources that have given a complete answer
     pending: frozenset[str]  # names of those that have not
 
@@ -153,7 +153,8 @@ def _row(
 ) -> BackendRow:
     found = verdict(endpoint.service, endpoint.key)
     healthy = found is not None and found.healthy
-    rival = known.suspended.get(endpoint.key, "")
+    lost = known.suspended.get(endpoint.service, {})
+    rival = lost.get(endpoint.key, "")
     check_reason = found.reason if found is not None else NOT_CHECKED
     return BackendRow(
         service=endpoint.service,
@@ -164,7 +165,7 @@ def _row(
         port=endpoint.port,
         healthy=healthy,
         draining=endpoint.draining,
-        suspended=endpoint.key in known.suspended,
+        suspended=endpoint.key in lost,
         reason=rival or (endpoint.reason if endpoint.draining else "") or check_reason,
         zone=endpoint.zone,
         instance=endpoint.instance,

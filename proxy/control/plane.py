@@ -234,7 +234,7 @@ class ControlPlane:
         targets = [
             target(endpoint, facts.services[endpoint.service], tls.get(endpoint.service))
             for endpoint in facts.endpoints
-            if endpoint.key not in known.suspended
+            if endpoint.key not in known.suspended.get(endpoint.service, {})
         ]
         # What is only kept from before a reload goes on being checked the way it was.
         former = self._monitor.targets

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from discovery.model import BackendKey, Endpoint, Problem, Service, Snapshot, by_service
 from discovery.table import BackendTable
+from tests.kit.slow_table import SlowTable
 
 
 def service(name: str, *hosts: str, path: str = "/", origin: str = "config") -> Service:
@@ -24,6 +25,7 @@ def endpoint(
     port: int = 32768,
     started_at: float = 1.0,
     draining: bool = False,
+    version: int = 0,
 ) -> Endpoint:
     return Endpoint(
         service=name,
@@ -34,6 +36,7 @@ def endpoint(
         port=port,
         started_at=started_at,
         draining=draining,
+        version=version,
     )
 
 
@@ -143,7 +146,8 @@ def test_one_host_may_have_several_paths() -> None:
 
 
 def suspended(table: BackendTable) -> dict[str, str]:
-    return {key.task_arn.rpartition("/")[2]: reason for key, reason in table.suspended.items()}
+    lost = [pair for some in table.suspended.values() for pair in some.items()]
+    return {key.task_arn.rpartition("/")[2]: reason for key, reason in lost}
 
 
 def test_newer_start_wins_an_address() -> None:
@@ -244,14 +248,16 @@ ENDPOINTS = st.builds(
     port=st.integers(32768, 32770),
     started_at=st.sampled_from([0.0, 1.0, 2.0]),
     draining=st.booleans(),
+    version=st.integers(0, 2),
 )
 SNAPSHOTS = st.builds(
-    lambda name, services, endpoints: source(
-        name, services, *{(e.service, e.key): e for e in endpoints}.values()
+    lambda name, services, endpoints, complete: replace(
+        source(name, services, *{(e.service, e.key): e for e in endpoints}.values()), complete=complete
     ),
     st.sampled_from(["one", "two"]),
     st.lists(SERVICES, max_size=4),
     st.lists(ENDPOINTS, max_size=6),
+    st.sampled_from([True, True, True, False]),
 )
 
 
@@ -269,10 +275,12 @@ def test_invariants_hold_after_any_history(history: list[Snapshot]) -> None:
         assert len({(e.service, e.key) for e in shown}) == len(shown)
         answering: dict[str, set[str]] = {}
         for e in shown:
-            if e.key not in table.suspended:
+            if e.key not in table.suspended.get(e.service, {}):
                 answering.setdefault(e.address, set()).add(e.task_arn)
         assert all(len(tasks) == 1 for tasks in answering.values()), "one address, one task"
-        assert set(table.suspended) <= {e.key for e in shown}
+        lost = {(name, key) for name, some in table.suspended.items() for key in some}
+        assert lost <= {(e.service, e.key) for e in shown}
+        assert all(table.suspended.values()), "a service that lost nothing is not there"
         assert not table.apply(snapshot), "the same again is no news"
 
 
@@ -286,6 +294,73 @@ def test_order_within_a_snapshot_does_not_matter(history: list[Snapshot], random
 
         assert one.snapshot == two.snapshot
         assert one.suspended == two.suspended
+
+
+@given(st.lists(SNAPSHOTS, min_size=1, max_size=8))
+def test_the_table_is_what_it_would_be_if_it_were_made_from_nothing(history: list[Snapshot]) -> None:
+    """It does only what a change asks for; whatever came before, the result is the slow, obvious one."""
+    table, slow = BackendTable(["one", "two"]), SlowTable(["one", "two"])
+    for snapshot in history:
+        before, lost = table.snapshot, table.suspended
+        news = table.apply(snapshot)
+        slow.apply(snapshot)
+
+        made = table.snapshot
+        assert (made.services, made.by_service) == (slow.services, slow.by_service)
+        assert (made.problems, table.suspended) == (slow.problems, slow.suspended)
+        assert list(made.by_service) == sorted(made.by_service)
+        for name, endpoints in made.by_service.items():
+            assert endpoints is before.by_service.get(name) or endpoints != before.by_service.get(name)
+        for name, some in table.suspended.items():
+            assert some is lost.get(name) or some != lost.get(name)
+        places: dict[tuple[str, int], set[Endpoint]] = {}
+        for e in made.endpoints:
+            places.setdefault((e.host, e.port), set()).add(e)
+        assert {place: set(claims) for place, claims in table.claims.items()} == places
+        assert news or (made, table.suspended) == (before, lost)
+
+
+def test_a_change_costs_what_has_changed() -> None:
+    """One task of a thousand services: the others are the very objects they were."""
+    table = BackendTable(["ecs"])
+    names = [f"s{n}" for n in range(100)]
+    services = {name: service(name) for name in names}
+    some = {name: (endpoint(name, f"t{n}", port=n + 1),) for n, name in enumerate(names)}
+    first = Snapshot(source="ecs", services=services, by_service=some)
+    table.apply(first)
+    before = table.snapshot
+
+    moved = (replace(some["s7"][0], port=50_000),)
+    assert table.apply(replace(first, by_service={**some, "s7": moved}))
+    after = table.snapshot
+    assert after.services is before.services
+    assert [name for name in names if after.by_service[name] is not before.by_service[name]] == ["s7"]
+
+
+def test_one_backend_told_by_two_sources_is_one_row_with_the_newest_word() -> None:
+    table = BackendTable(["one", "two"])
+    old, new = (
+        replace(endpoint("web", "a"), version=3),
+        replace(endpoint("web", "a", draining=True), version=4),
+    )
+    table.apply(source("one", [service("web")], old))
+    table.apply(source("two", [service("web")], new))
+    assert [(e.version, e.source) for e in table.snapshot.endpoints] == [(4, "two")]
+
+    table.apply(source("one", [service("web")], replace(old, version=4)))
+    assert [(e.version, e.source) for e in table.snapshot.endpoints] == [(4, "one")], "else the first source"
+
+
+def test_half_an_answer_may_be_used_and_proves_nothing() -> None:
+    table = BackendTable(["ecs"])
+    both = [endpoint("web", "a"), endpoint("web", "b", port=2)]
+    assert table.apply(replace(source("ecs", [service("web")], both[0]), complete=False))
+    assert (table.loaded, len(table.snapshot.endpoints)) == (False, 1)
+    assert table.apply(source("ecs", [service("web")], *both))
+    assert (table.loaded, len(table.snapshot.endpoints)) == (True, 2)
+
+    assert not table.apply(replace(source("ecs", [service("web")], both[0]), complete=False))
+    assert len(table.snapshot.endpoints) == 2, "a source that begins again has not taken back what it said"
 
 
 def test_keys_name_the_task_not_the_address() -> None:

@@ -48,7 +48,7 @@ def knowledge(
     named = {name: Service(name=name, hosts=(f"{name}.test",)) for name in services}
     return Knowledge(
         facts=Snapshot(source="table", services=named, by_service=by_service(endpoints)),
-        suspended=suspended or {},
+        suspended={name: suspended for name in services} if suspended else {},
         answered=frozenset(answered),
         pending=frozenset(pending),
     )
