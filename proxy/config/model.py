@@ -125,6 +125,7 @@ class Fleet(_Section):
 
     key: SecretStr = SecretStr("")  # "": each asks for itself
     port: int = Field(default=0, ge=0, le=65535)  # of their [metrics], in the container; 0: as ours
+    alone: bool = False  # there is no other proxy: this one may say for all that a task is drained
 
 
 class State(_Section):

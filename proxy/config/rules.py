@@ -96,6 +96,12 @@ def _admin(config: Config) -> Iterator[Problem]:
 
 def _fleet(config: Config) -> Iterator[Problem]:
     yield from _hard_to_guess(config.fleet.key.get_secret_value(), ("fleet", "key"))
+    if config.fleet.alone and config.fleet.key.get_secret_value():
+        yield Problem(
+            (("fleet", "alone"), ("fleet", "key")),
+            "`alone` is for the only proxy there is, and a key is for several",
+            "leave one of them out",
+        )
 
 
 def _hard_to_guess(secret: str, path: Path) -> Iterator[Problem]:

@@ -105,6 +105,10 @@ class ControlPlane:
         """Return the token that the admin server asks for, "" if none."""
         return self._config.admin.token.get_secret_value()
 
+    def alone(self) -> bool:
+        """Return whether the configuration says that there is no other proxy."""
+        return self._config.fleet.alone
+
     def on_reports(self, link: socket.socket) -> None:
         """Act on what a worker has sent: a backend that refuses is out until it is confirmed, one in whose
         place somebody else answers until it proves itself."""

@@ -91,7 +91,8 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
 
 async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Config]) -> None:
     ending = _Ending()
-    public = public_app(plane.status, registry(plane.status), Drains(plane.status))
+    drains = Drains(plane.status, alone=plane.alone)
+    public = public_app(plane.status, registry(plane.status), drains)
     admin = admin_app(plane.status, plane.admin_token)
     with plane.running(), _reacting(plane, ending, reload, given):
         # A load balancer that asks both during an upgrade must not hear "not ready" from the new one.

@@ -25,6 +25,9 @@ class FakeSource:
         yield Snapshot(source=self.name)
         await asyncio.Event().wait()
 
+    def hurry(self, task_arn: str = "") -> None:
+        """Nothing to look at."""
+
 
 def a_row(task: str, **more: object) -> BackendRow:
     """Return a healthy backend of service web."""

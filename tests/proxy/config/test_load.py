@@ -155,6 +155,7 @@ TWICE = 'clusters = ["a",\n "arn:aws:ecs:eu-west-1:1:cluster/a"]\n'
         ('[admin]\naddress = "0.0.0.0:9181"\n' + GOOD, 2, "open to the network"),
         ('[admin]\ntoken = "short"\n' + GOOD, 2, "16 or more"),
         ('[fleet]\nkey = "short"\n' + GOOD, 2, "16 or more"),
+        ('[fleet]\nalone = true\nkey = "0123456789abcdef"\n' + GOOD, 2, "a key is for several"),
         ("[ecs]\n" + TWICE, 3, "named twice"),
         ("[health]\ntimeout_s = 9\n" + GOOD, 2, "longer than `interval_s`"),
         ('[health]\nkind = "tcp"\nidentity_body = true\n' + GOOD, 3, "needs an answer to look into"),

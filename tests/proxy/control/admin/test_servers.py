@@ -119,7 +119,36 @@ async def test_other_methods_and_pages_are_refused_in_words() -> None:
             assert answer.headers["Allow"] == "GET,HEAD"
         async with session.get(f"{url}/nothing") as answer:
             assert answer.status == 404
-            assert (await answer.json())["pages"] == ["/healthz", "/metrics", "/readyz"]
+            assert (await answer.json())["pages"] == ["/drained", "/healthz", "/metrics", "/readyz"]
+
+
+TASK = "arn:aws:ecs:eu-west-1:123456789012:task/prod/0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.asyncio
+async def test_whether_a_task_is_drained() -> None:
+    async with served(public(a_status())) as (session, url):
+        async with session.get(f"{url}/drained", params={"task": TASK}) as answer:
+            assert answer.status == 200
+            assert await answer.json() == {
+                "task": TASK, "known": False, "drained": False, "proxies": 1, "acknowledged": 0,
+                "reason": "this proxy has not heard of it",
+            }  # fmt: skip
+        for question in ("", "?task=", "?task=web", f"?task={TASK}%0A"):
+            async with session.get(f"{url}/drained{question}") as answer:
+                assert answer.status == 400
+                assert "which task?" in await answer.text()
+
+
+@pytest.mark.asyncio
+async def test_nobody_may_ask_without_end_whether_a_task_is_drained() -> None:
+    status = a_status()
+    drains = Drains(status, clock=lambda: NOW_S)
+    while drains.admit():
+        pass
+    app = public_app(status, registry(status), drains, clock=lambda: NOW_S)
+    async with served(app) as (session, url), session.get(f"{url}/drained", params={"task": TASK}) as answer:
+        assert answer.status == 429
 
 
 @pytest.mark.asyncio
