@@ -158,6 +158,19 @@ class EventStatus:
 
 
 @dataclass(slots=True)
+class FleetStatus:
+    """Our part in the fleet for one cluster: written by who follows, read by metrics and /readyz."""
+
+    leads: bool = True  # asks the API itself, for all who follow
+    leader: str = ""  # the task we follow (ARN); "" while we lead
+    peers: int = 0  # other proxies of the fleet, as far as we know
+    changes: int = 0  # times we began to lead, or to follow another
+    heard_s: float | None = None  # when a leader last answered (monotonic)
+    age_s: float = 0.0  # how old that was then which it knows
+    last_error: str = ""  # why the last one we asked is no leader; "" while we follow one
+
+
+@dataclass(slots=True)
 class SourceStatus:
     """How fresh a source's knowledge is; written by the source, read by metrics and /readyz."""
 
@@ -167,6 +180,7 @@ class SourceStatus:
     errors: Counter[str] = field(default_factory=Counter)  # by kind: throttled, denied, unreachable, ...
     refreshes: int = 0  # complete answers so far
     calls: Counter[str] = field(default_factory=Counter)  # API calls by operation
+    fleet: FleetStatus | None = None  # None: this proxy is alone
     stale_after_s: float = math.inf  # what was last confirmed longer ago wants proof before it is used
     events: EventStatus | None = None  # None: no queue of events is read
 

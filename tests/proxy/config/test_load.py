@@ -354,7 +354,9 @@ def test_a_secret_is_never_shown(file: Path, text: str) -> None:
         assert SECRET not in json.dumps(asdict(issue))
 
 
-@pytest.mark.parametrize("variable", ["ANYPORT_ADMIN__TOKEN", "ANYPORT_ADMIN__TOKN", "ANYPORT_ADMIN", "ANYPORT_FLEET"])
+@pytest.mark.parametrize(
+    "variable", ["ANYPORT_ADMIN__TOKEN", "ANYPORT_ADMIN__TOKN", "ANYPORT_ADMIN", "ANYPORT_FLEET"]
+)
 def test_a_secret_variable_is_never_shown(file: Path, variable: str) -> None:
     for issue in issues(file, GOOD, {variable: SECRET}):
         assert SECRET not in str(issue)
