@@ -19,8 +19,10 @@ import aiohttp
 from discovery.answers import TooLargeError, body_of
 from discovery.ecs.feed import Heard
 from discovery.ecs.ledger import Ledger
+from discovery.ecs.presume import Groups
 from discovery.ecs.shapes import ContainerInstance
 from discovery.ecs.sightings import Reader
+from discovery.ecs.words import definition_arn
 from discovery.gateway import default_gateway
 from discovery.identity import Identity, of_agent, parse_arn
 from discovery.model import DiscoveryError
@@ -72,6 +74,7 @@ class AgentFeed:
         self._interval_s = interval_s
         self._clock = clock
         self._hurry = asyncio.Event()
+        self._groups = Groups()
         self._forget()
 
     def _forget(self) -> None:
@@ -83,6 +86,8 @@ class AgentFeed:
         self._revision = -1
         self._began_s = self._silent_since_s = self._clock()
         self._told = False  # that it is silent
+        self._undescribed: dict[str, float] = {}  # since when tasks wait for their description
+        self._presumed_in = -1  # revision of the ledger
 
     def hurry(self) -> None:
         self._hurry.set()
@@ -196,14 +201,33 @@ class AgentFeed:
 
     def _hear(self, body: bytes) -> None:
         assert self._reader is not None
-        before = self._ledger.revision
-        # Also when the agent says nothing new: others may have said what it contradicts.
-        if not self._reader.same(body) or before != self._revision:
-            self._ledger.hear_agent(self._instance.instance_arn, self._reader.read(body), by=self.name)
+        ledger, before = self._ledger, self._ledger.revision
+        if self._reader.same(body) and before == self._revision:
+            ledger.hear_agent_again(self._instance.instance_arn, by=self.name)
+        else:  # also when only others have said something, which the agent may contradict
+            sightings = self._reader.read(body)
+            ledger.hear_agent(self._instance.instance_arn, sightings, by=self.name)
+            self._groups.see(ledger.task(arn) for arn in ledger.on_instance(self._instance.instance_arn))
         self._hear_of_machine()
-        self._revision = self._ledger.revision
+        self._presume()
+        self._revision = ledger.revision
         if self._revision != before:
             self._heard()
+
+    def _presume(self) -> None:
+        """Give the tasks that nobody describes to the service they must belong to."""
+        waiting = self._ledger.undescribed
+        now_s = self._clock()
+        self._undescribed = {arn: self._undescribed.get(arn, now_s) for arn in waiting}
+        overdue = [arn for arn, since_s in self._undescribed.items() if now_s - since_s > _API_PATIENCE_S]
+        if not overdue or self._presumed_in == self._ledger.revision:
+            return
+        self._groups.see(self._ledger.tasks())
+        for arn in overdue:
+            _, sighting = waiting[arn]
+            if group := self._groups.only(definition_arn(sighting)):
+                self._ledger.presume(arn, group)
+        self._presumed_in = self._ledger.revision
 
     def _hear_of_machine(self) -> None:
         """Tell the address of our own instance, and, if the API does not, that the instance exists."""
@@ -227,6 +251,7 @@ class AgentFeed:
         silent_s = self._clock() - self._silent_since_s
         if silent_s >= _PATIENCE_S and not self._told:
             self._told = True
+            self._ledger.hear_agent_lost(self._instance.instance_arn)
             level = logging.WARNING if self._reader or self._setting != "auto" else logging.INFO
             log.log(level, "the tasks of this instance are followed through the ECS API alone: %s", why)
         if self._reader or silent_s < _PATIENCE_S:

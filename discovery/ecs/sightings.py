@@ -14,8 +14,8 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from discovery.ecs.ledger import Sighting
 from discovery.ecs.shapes import Binding, Container
+from discovery.ecs.words import Sighting
 from discovery.identity import Arn, parse_arn
 from discovery.model import DiscoveryError
 
@@ -64,7 +64,9 @@ def _tasks(body: bytes) -> list[Mapping[str, Any]]:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         _malformed("the body")
-    tasks = document.get("Tasks", ()) if isinstance(document, dict) else ()
+    if not isinstance(document, dict) or "Tasks" not in document:
+        _malformed("Tasks")
+    tasks = document["Tasks"]
     if tasks is None:  # what Go prints for an empty list that was never made
         return []
     if not isinstance(tasks, list):
@@ -121,7 +123,9 @@ def _bindings(ports: Iterable[Mapping[str, Any]]) -> tuple[Binding, ...]:
 def _addresses(networks: Iterable[Mapping[str, Any]], name: str) -> tuple[str, ...]:
     found = []
     for network in networks:
-        values = network.get(name) or []
+        values = network.get(name)
+        if values is None:
+            continue
         if not isinstance(values, list):
             _malformed(name)
         found += [_address(value, name) for value in values]
@@ -145,7 +149,9 @@ def _text(raw: Mapping[str, Any], name: str, default: str | None = None) -> str:
 
 
 def _items(raw: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    value = raw.get(name) or []
+    value = raw.get(name)
+    if value is None:
+        return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         _malformed(name)
     return value
@@ -153,7 +159,7 @@ def _items(raw: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 def _port(raw: Mapping[str, Any], name: str) -> int:
     """Return a port, 0 if it is not told."""
-    value = raw.get(name) or 0
+    value = raw.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
         _malformed(name)
     return value

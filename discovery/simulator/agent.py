@@ -99,6 +99,7 @@ class InstanceServers:
         self._protect = protect or _protect
         self._clock = clock
         self._ipv6 = ipv6
+        self.asked = 0  # how often somebody wanted to see the tasks
         self._imds = InstanceMetadata(instance, region, clock)
         self._agent_server = _Server(self._agent_app, instance.address, INTROSPECTION_PORT)
         self._imds_server = _Server(self._imds.app, instance.address, 0)
@@ -140,6 +141,7 @@ class InstanceServers:
         return web.json_response(introspect_instance(self._instance))
 
     async def _list_tasks(self, request: web.Request) -> web.Response:
+        self.asked += 1
         known = [task for task in self._tasks() if is_known(task)]
         wanted = {name: request.query[name] for name in ("taskarn", "dockerid") if request.query.get(name)}
         if not wanted:
