@@ -24,6 +24,7 @@ VERSION: Final = 1
 _TEXT_CHARACTERS: Final = 2048
 _LABEL_CHARACTERS: Final = 65536
 _ITEMS: Final = 1_000_000
+_GONE: Final = 10_000  # the newest; one that was gone before is not news to anybody
 _AT_ONCE: Final = 250  # tasks told before others get the loop
 _ARN: Final = re.compile(r"arn:[!-~]{1,2044}")
 _EC2_ID: Final = re.compile(r"m?i-[0-9a-zA-Z]{1,64}")
@@ -74,7 +75,9 @@ def facts_since(ledger: Ledger, revision: int) -> Facts:
         return tuple(there[key] for key in by_kind.get(kind, ()) if key in there)
 
     # A task that its agent no longer lists cannot be seen and may yet be there: nothing is said of it.
-    seen = (ledger.task(arn) for arn in by_kind.get("task", ()))
+    # What is only presumed is nothing to pass on: an agent has seen it, and nobody has described it.
+    presumed = ledger.undescribed
+    seen = (ledger.task(arn) for arn in by_kind.get("task", ()) if arn not in presumed)
     return Facts(
         definitions=known("definition", ledger.definitions),
         instances=known("instance", ledger.instances),
@@ -86,7 +89,7 @@ def facts_since(ledger: Ledger, revision: int) -> Facts:
         notices=tuple(
             Notice(ec2_id=key, notice=ledger.notices.get(key, "")) for key in by_kind.get("notice", ())
         ),
-        gone=tuple(by_kind.get("gone", ())),
+        gone=tuple(by_kind.get("gone", ())[-_GONE:]),
         tasks=tuple(task for task in seen if task is not None),
     )
 

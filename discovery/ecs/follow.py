@@ -1,0 +1,274 @@
+"""Following another proxy of the fleet instead of asking the API, and taking over when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+
+from discovery.ecs.feed import Heard
+from discovery.ecs.fleet import Look, Peer, choose, overdue_s
+from discovery.ecs.ledger import Ledger
+from discovery.ecs.peer import Answer, PeerError, ask, peer_session, plain
+from discovery.ecs.fellows import Fleet
+from discovery.ecs.record import Facts, decode, hear
+from discovery.ecs.shapes import short_name
+from discovery.ecs.share import Share
+from discovery.ecs.threads import in_thread
+from discovery.model import DiscoveryError, FleetStatus, SourceStatus
+
+log = logging.getLogger("anyport.discovery.ecs")
+
+PATH: Final = "/fleet/v1/ledger/"
+
+_WAIT_S: Final = 5.0  # a leader that has vanished without a word is missed this and `_SILENCE_S` later
+_SILENCE_S: Final = 2.0
+_LOOK_S: Final = 1.0  # for a short answer
+_TICK_S: Final = 1.0  # between two looks at who there is, while we lead
+_PAUSE_S: Final = 0.02  # between two answers: what changes together is told together
+_CHAIN: Final = 16  # proxies in a row; more are taken for a circle
+_BATCHES: Final = (3, 8, 32)  # candidates asked at once, the oldest first
+_IN_THREAD_BYTES: Final = 16 << 10
+# A task the leader does not know may be newer than its last look at the cluster.
+_UNKNOWN_S: Final = 3.0
+
+
+class Follower:
+    """What our leader knows of one cluster; a feed.
+
+    `lead()` and `follow()` are called when this proxy begins to ask the API itself and when another one does
+    it for us: neither before that is decided. `doubt(arns)` is told of tasks we know and our leader does not.
+    """
+
+    name: Final = "leader"
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        heard: Heard,
+        *,
+        cluster: str,
+        fleet: Fleet,
+        share: Share,
+        status: SourceStatus,
+        lead: Callable[[], None],
+        follow: Callable[[], None],
+        doubt: Callable[[Collection[str]], None] = lambda arns: None,
+        find: Callable[[], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ledger = ledger
+        self._heard = heard
+        self._target = PATH + quote(short_name(cluster), safe="")
+        self._cluster = short_name(cluster)
+        self._fleet = fleet
+        self._share = share
+        self._source = status
+        self._lead = lead
+        self._follow = follow
+        self._doubt = doubt
+        self._find = find
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self.status = status.fleet = FleetStatus()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._looks: dict[str, Look] = {}
+        self._etag = ""
+        self._role: str | None = None  # whom we follow, "" while we lead, None before that is decided
+        self._unknown: set[str] = set()  # tasks that our leader does not know, at `_unknown_s`
+        self._unknown_s = 0.0
+
+    def hurry(self) -> None:
+        """There is nothing to hurry: a leader tells at once."""
+
+    async def run(self) -> None:
+        """Follow or lead until cancelled."""
+        self._forget()
+        async with peer_session() as session:
+            await self._find_others()
+            while True:
+                leader = await self._elect(session)
+                if leader is None:
+                    self._take("")
+                    await self._sleep(_TICK_S)
+                else:
+                    await self._listen(session, leader)
+
+    async def _find_others(self) -> None:
+        if self._find is None:
+            await self._fleet.found.wait()
+            return
+        try:
+            await self._find()
+        except DiscoveryError as error:
+            # Then the poller says what is wrong, in its own words.
+            log.info("fleet: cannot find the other proxies: %s", error)
+
+    # -- whom to follow --------------------------------------------------------------------------
+
+    async def _elect(self, session: aiohttp.ClientSession) -> Peer | None:
+        """Return whom to follow, None to lead, after a look at those of whom nothing new is known."""
+        candidates = self._fleet.older()
+        self.status.peers = len(self._fleet.others())
+        self._looks = {arn: self._looks[arn] for arn in {p.task_arn for p in candidates} & self._looks.keys()}
+        reached = 0
+        for size in (*_BATCHES, *[_BATCHES[-1]] * (len(candidates) // _BATCHES[-1])):
+            batch = candidates[reached : reached + size]
+            due = [peer for peer in batch if self._due(peer)]
+            await asyncio.gather(*(self._look(session, peer) for peer in due))
+            reached += size
+            if any(not look.failures and look.overdue_s <= 0 for look in self._looked(batch)):
+                break
+        return choose(candidates[:reached], self._looks)
+
+    def _looked(self, peers: Collection[Peer]) -> list[Look]:
+        return [self._looks[peer.task_arn] for peer in peers if peer.task_arn in self._looks]
+
+    def _due(self, peer: Peer) -> bool:
+        look = self._looks.get(peer.task_arn)
+        if look is None:
+            return True
+        # Whom we follow tells us without being asked.
+        return (peer.task_arn != self._role or look.failures > 0) and self._clock() >= look.again_s
+
+    async def _look(self, session: aiohttp.ClientSession, peer: Peer) -> None:
+        try:
+            answer = await ask(
+                session, self._fleet.key, peer, self._target,
+                method="HEAD", within_s=_LOOK_S, wall_clock=self._wall_clock,
+            )  # fmt: skip
+            self._judge(peer, answer)
+        except PeerError as error:
+            self._failed(peer, error)
+
+    def _judge(self, peer: Peer, answer: Answer) -> tuple[float, bool]:
+        """Take down how *peer* answered; return (age of what it knows, whether that is complete)."""
+        if answer.status not in (200, 304):
+            raise PeerError(f"it answers {answer.status}")
+        word = answer.word
+        if word.get("task") != peer.task_arn:
+            raise PeerError("another proxy answers at its address")
+        age_s, stale_after_s = _seconds(word.get("age_s")), _seconds(word.get("stale_after_s"))
+        if age_s is None:
+            raise PeerError("it does not say how old its knowledge is")
+        if self._fleet.own_arn in (chain := _chain(word)) or len(chain) >= _CHAIN:
+            raise PeerError("it follows us")
+        self._looks[peer.task_arn] = Look(at_s=self._clock(), overdue_s=overdue_s(age_s, stale_after_s))
+        return age_s, word.get("complete") is True
+
+    def _failed(self, peer: Peer, error: PeerError) -> None:
+        before = self._looks.get(peer.task_arn)
+        failures = before.failures + 1 if before is not None else 1
+        self._looks[peer.task_arn] = Look(at_s=self._clock(), failures=failures)
+        text = f"{peer.id} at {peer.address}: {error}"
+        if text != self.status.last_error:
+            log.log(logging.INFO if failures == 1 else logging.WARNING, "fleet: cannot follow %s", text)
+        self.status.last_error = text
+
+    # -- following -------------------------------------------------------------------------------
+
+    async def _listen(self, session: aiohttp.ClientSession, leader: Peer) -> None:
+        """Take one answer of *leader*: at once if it knows more than we do, else as soon as it does."""
+        target = f"{self._target}?wait={_WAIT_S:g}"
+        try:
+            answer = await ask(
+                session, self._fleet.key, leader, target,
+                etag=self._etag, within_s=_WAIT_S + _SILENCE_S, wall_clock=self._wall_clock,
+            )  # fmt: skip
+            now_s = self._clock()
+            age_s, complete = self._judge(leader, answer)
+            facts, whole = await _read(answer) if answer.status == 200 else (Facts(), False)
+        except PeerError as error:
+            self._failed(leader, error)
+            return
+        by = f"leader {leader.id[:8]}"
+        for _ in hear(self._ledger, facts, by=by):
+            await asyncio.sleep(0)
+        self._etag = answer.etag
+        self._compare(facts, whole=whole)
+        self.status.heard_s, self.status.age_s, self.status.last_error = now_s, age_s, ""
+        self._share.chain = (leader.task_arn, *_chain(answer.word))
+        self._take(leader.task_arn)
+        asked_s = now_s - age_s
+        if complete:
+            # What we knew when we led ourselves may be fresher: it is still known.
+            known_s = -math.inf if self._source.asked_s is None else self._source.asked_s
+            self._heard(complete=True, asked_s=max(asked_s, known_s))
+            self._settle(asked_s)
+        else:
+            self._heard()
+        await self._sleep(_PAUSE_S)
+
+    def _compare(self, facts: Facts, *, whole: bool) -> None:
+        """Note which tasks we know that a leader which has told all it knows did not speak of."""
+        told = {task.arn for task in facts.tasks}
+        if whole:
+            self._unknown = {task.arn for task in self._ledger.tasks()} - told
+            self._unknown_s = self._clock()
+        else:
+            self._unknown -= told
+
+    def _settle(self, asked_s: float) -> None:
+        """Have those looked at that our leader does not know although it has looked at the cluster since."""
+        if self._unknown and asked_s > self._unknown_s + _UNKNOWN_S:
+            still = {arn for arn in self._unknown if self._ledger.task(arn) is not None}
+            self._unknown = set()
+            if still:
+                self._doubt(still)
+
+    def _take(self, role: str) -> None:
+        if role == self._role:
+            return
+        led, self._role = self._role == "", role
+        self._share.leading = self.status.leads = not role
+        self.status.leader = role
+        self.status.changes += 1
+        if role:
+            log.info("fleet: %s: following proxy %s", self._cluster, short_name(role))
+            if not led and self.status.changes > 1:
+                return
+            self._follow()
+        else:
+            log.info("fleet: %s: leading, of %d proxies", self._cluster, len(self._fleet.others()) + 1)
+            self._share.chain = ()
+            self._lead()
+
+
+async def _read(answer: Answer) -> tuple[Facts, bool]:
+    """Return the facts of an answer, and whether they are all there are. Raises `PeerError`."""
+
+    def read() -> tuple[Facts, Mapping[str, Any]]:
+        return decode(plain(answer.body))
+
+    try:
+        if len(answer.body) > _IN_THREAD_BYTES:
+            facts, said = await in_thread(read, name="decode a ledger")
+        else:
+            facts, said = read()
+    except ValueError as exc:
+        raise PeerError(f"its answer makes no sense: {exc}") from None
+    return facts, said.get("whole") is True
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value < math.inf else None
+
+
+def _chain(word: Mapping[str, Any]) -> tuple[str, ...]:
+    chain = word.get("chain")
+    if not isinstance(chain, list) or len(chain) > _CHAIN:
+        return ()
+    return tuple(str(arn) for arn in chain)
