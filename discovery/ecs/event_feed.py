@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Final
 
-from discovery.ecs.events import News, must_describe, same_cluster, without_ranges
+from discovery.ecs.events import News, must_describe, same_cluster
 from discovery.ecs.feed import Heard
 from discovery.ecs.ledger import Ledger
 from discovery.ecs.queue import EventQueue
@@ -196,10 +196,9 @@ class EventsFeed:
             return True  # nobody can tell whether this is old
         if self._versions.get(task.arn, 0) < task.version:
             self._versions[task.arn] = task.version
-        definition = self._ledger.definitions.get(task.definition_arn)
-        self._ledger.hear_task(without_ranges(task, definition), by=_BY)
+        self._ledger.hear_task(task, by=_BY)
         seen = self._ledger.task(task.arn)
-        return seen is not None and must_describe(seen, definition)
+        return seen is not None and must_describe(seen, self._ledger.definitions.get(task.definition_arn))
 
     def _hear_deployment(self, news: News) -> None:
         at_s, _ = self._deployments.get(news.deployment, (0.0, False))
@@ -223,14 +222,13 @@ class EventsFeed:
 
         A rule that was taken away, or a second reader of the same queue, shows in nothing else.
         """
-        if self._complete_since_s is None:
-            return
         if self._audit_at_s is None:
             # The look at the whole cluster that a gap asks for must have ended: it is all news.
-            self._audit_at_s = self._complete_since_s + 2 * _AUDIT_EVERY_S
+            if self._complete_since_s is not None and now_s >= self._complete_since_s + 2 * _AUDIT_EVERY_S:
+                self._audited, self._expected = self._ledger.revision, {}
+                self._audit_at_s = now_s + _AUDIT_EVERY_S
             return
         if now_s < self._audit_at_s:
-            self._audited, self._expected = self._ledger.revision, {}
             return
         missed = sum(
             self._versions.get(arn, 0) < version and not self._ledger.buried(arn)

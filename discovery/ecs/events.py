@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from discovery.ecs import shapes
-from discovery.ecs.shapes import Binding, ContainerDefinition, ContainerInstance, Task, TaskDefinition
+from discovery.ecs.shapes import Binding, ContainerInstance, Task, TaskDefinition
 from discovery.model import DiscoveryError
 
 Json = Mapping[str, Any]
@@ -81,26 +81,12 @@ def same_cluster(event_arn: str, asked: str, *, region: str = "", known_arn: str
     return region in ("", event_region)
 
 
-def without_ranges(task: Task, definition: TaskDefinition | None) -> Task:
-    """Return a task of an event without the bindings of containers that have port ranges.
-
-    Events leave ranges out. What they do say of such a container would take the place of a full list.
-    """
-    if definition is None or not any(map(_has_range, definition.containers)):
-        return task
-    ranged = {container.name for container in definition.containers if _has_range(container)}
-    return replace(
-        task,
-        containers=tuple(replace(c, bindings=()) if c.name in ranged else c for c in task.containers),
-    )
-
-
 def must_describe(task: Task, definition: TaskDefinition | None) -> bool:
     """Say whether only DescribeTasks can tell where a task, as the ledger has it, is to be reached."""
     if task.last_status != "RUNNING" or task.desired_status != "RUNNING":
         return False
     if definition is None:
-        return True  # it may have port ranges
+        return True  # it may have port ranges, which events leave out
     for container in task.containers:
         described = definition.container(container.name)
         if container.last_status != "RUNNING" or described is None:
@@ -110,10 +96,6 @@ def must_describe(task: Task, definition: TaskDefinition | None) -> bool:
         ):
             return True
     return False
-
-
-def _has_range(container: ContainerDefinition) -> bool:
-    return any(mapping.last > mapping.first for mapping in container.ports)
 
 
 def _is_bound(bindings: tuple[Binding, ...], first: int, last: int) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.ecs import shapes
-from discovery.ecs.events import must_describe, read, same_cluster, without_ranges
+from discovery.ecs.events import must_describe, read, same_cluster
 from discovery.ecs.shapes import Task, TaskDefinition
 from tests.kit.ecs_json import arn, binding, container, ec2_id, instance_arn, task_arn
 from tests.kit.event_json import (
@@ -210,10 +210,3 @@ BOUND_RANGE = {"containerPortRange": "7000-7002", "hostPortRange": "32800-32802"
 )
 def test_which_tasks_must_be_described(task: Task, of: TaskDefinition | None, wanted: bool) -> None:
     assert must_describe(task, of) is wanted
-
-
-def test_bindings_of_a_container_with_ranges_are_not_believed() -> None:
-    ranged = definition("bridge", {"containerPort": 8080}, RANGE)
-    assert without_ranges(seen(), ranged).containers[0].bindings == ()
-    assert without_ranges(seen(), definition()) == seen()
-    assert without_ranges(seen(), None) == seen()
