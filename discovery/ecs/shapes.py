@@ -263,6 +263,18 @@ def container_instance(raw: Json) -> ContainerInstance:
     )
 
 
+def tasks_on_instance(raw: Json) -> tuple[int, int]:
+    """Return how many tasks run, and how many are on their way, on one of `containerInstances`."""
+    arn = _text(raw, "containerInstanceArn", "a container instance")
+    return _number(raw, "runningTasksCount", arn), _number(raw, "pendingTasksCount", arn)
+
+
+def tasks_of_service(raw: Json) -> tuple[str, int]:
+    """Return the name of one of `services` of DescribeServices, and how many tasks it has, running or not yet."""
+    name = _text(raw, "serviceName", "an ECS service")
+    return name, _number(raw, "runningCount", name) + _number(raw, "pendingCount", name)
+
+
 def instance_address(raw: Json) -> tuple[str, str]:
     """Read one instance of ec2:DescribeInstances: (id, address), the address "" if it has none (any more)."""
     ec2_id = _text(raw, "InstanceId", "an EC2 instance")

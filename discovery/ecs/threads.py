@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from discovery.model import DiscoveryError
@@ -46,11 +47,21 @@ async def in_thread(call: Callable[[], T], *, name: str) -> T:
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Return all results in order; the first `DiscoveryError` ends the rest and is raised as it is."""
+    async with together() as group:
+        tasks = [group.create_task(call) for call in calls]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Give a group of tasks, of which the first `DiscoveryError` ends the rest and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
+            yield group
     except BaseExceptionGroup as errors:
         if errors.split(DiscoveryError)[1] is not None:
             raise
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
