@@ -105,6 +105,7 @@ class Ecs(_Section):
     poll_interval_s: Seconds = 5.0
     call_timeout_s: Seconds = 10.0
     domain: Annotated[str, AfterValidator(text.optional_domain)] = ""  # `web` answers to `web.<domain>`
+    agent: Annotated[str, AfterValidator(text.agent)] = "auto"  # "off", or its URL
 
 
 class Dns(_Section):

@@ -175,6 +175,13 @@ def endpoint_url(text: str) -> str:
     return text
 
 
+def agent(text: str) -> str:
+    """Return *text* if it is "auto", "off" or the address of an ECS agent."""
+    if text not in ("auto", "off") and not re.fullmatch(r"http://[^\s/]+/?", text):
+        raise ValueError('write "auto", "off", or an address such as "http://172.17.0.1:51678"')
+    return text
+
+
 def _bare(text: str) -> str:
     return text.partition("://")[2].partition("/")[0] if "://" in text else text.partition("/")[0]
 

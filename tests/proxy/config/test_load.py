@@ -111,6 +111,8 @@ hosts = ["c.example.com"]
         ("[metrics]\naddress = 9180", "must be a string in quotes", 'write address = "9180"'),
         ("[health]\npath = 'ok'", 'a path begins with "/"', ""),
         ("[ecs]\nendpoint_url = 'localhost:4566'", "an endpoint is an address", ""),
+        ("[ecs]\nagent = '172.17.0.1:51678'", 'write "auto", "off", or an address', ""),
+        ("[ecs]\nagent = 'https://172.17.0.1:51678'", 'write "auto", "off", or an address', ""),
         ("[ecs]\ndomain = '*.example.com'", '"*" stands alone', ""),
         ("[[service]]\nhosts = ['x']\nstatic = ['1.1.1.1:1']", "`name` is missing", "add `name"),
         ("[[service]]\nname = 'x'\nhosts = ['x']\necs = {}", "`service` is missing", "add `service"),
