@@ -1,23 +1,296 @@
-"""What ECS says about a cluster, as services, endpoints and problems. Pure."""
+"""What a ledger says about a cluster, as services, endpoints and problems. No I/O.
+
+Only what has changed since the last time is looked at again: one changed task of ten thousand costs what
+the tasks of its own service cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Final
 
-from discovery.ecs.labels import Route, read_labels
-from discovery.ecs.ports import PortChoiceError, choose_port, did_you_mean, locate
+from discovery.ecs import groups
+from discovery.ecs.groups import Claim, Group
+from discovery.ecs.kept import KeptServices
+from discovery.ecs.ledger import Ledger
+from discovery.ecs.lifecycle import step_back
+from discovery.ecs.plans import Plan, plan, with_host
+from discovery.ecs.ports import did_you_mean
 from discovery.ecs.rules import ServiceRule
-from discovery.ecs.shapes import Container, Task, TaskDefinition, World
-from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls, by_service
+from discovery.ecs.shapes import Task, TaskDefinition, World
+from discovery.identity import NOBODY, Identity, parse_arn
+from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls
 
-# How long a task must have run before those of a DRAINING instance step back in its favour: discovery
-# does not see health checks, and a task that has just started may still be loading.
-SETTLED_S: Final = 30.0
+_NAMES_SHOWN: Final = 20
 
-_ENDING: Final = ("DEACTIVATING", "STOPPING", "DEPROVISIONING")
+
+class Translator:
+    """Turns a ledger into snapshots of the services of `rules`, of labels and of `domain`.
+
+    Every rule's service is in the result, with or without tasks; of the others, those that a task
+    describes, and for a while those that none describes any more. Where a service's revisions differ, the
+    newest one describes it. `own` is who we are: we never send a request to ourselves, nor to the other
+    tasks of our own ECS service, which would send it on to us.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        cluster: str = "",
+        rules: Sequence[ServiceRule] = (),
+        domain: str = "",
+        default_health: HealthCheck = HealthCheck(),  # noqa: B008 - frozen
+        default_tls: Tls = Tls(),  # noqa: B008 - frozen
+        own: Identity = NOBODY,
+    ) -> None:
+        self._source = source
+        self._cluster = cluster or source.partition(":")[2]
+        self._rules = [with_host(rule, domain) for rule in rules]
+        self._domain = domain
+        self._default_health = default_health
+        self._default_tls = default_tls
+        self._own = own
+        self._own_groups: set[str] = set()
+        self._ruled = {rule.service.name: rule.service for rule in self._rules}
+        self._accepted: dict[str, set[str]] = {}  # name of service to the ECS services its rules name
+        for rule in self._rules:
+            self._accepted.setdefault(rule.service.name, set()).add(rule.ecs_service)
+        self._groups: dict[str, Group] = {}
+        self._offering: dict[str, set[str]] = {}  # name of service to the groups that claim it
+        self._redo: set[str] = set()  # groups
+        self._again_s: dict[str, float] = {}  # when a service must be looked at though nothing is new
+        self._described: dict[str, Service] = {}  # services that tasks describe
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._problems: dict[tuple[str, str], Set[Problem]] = {}  # by kind of place and its name
+        self._kept = KeptServices()
+        self._silence: bool | None = None  # whether `complete` when the silent rules were judged; None: anew
+        self._new = {"services", "endpoints", "problems"}  # what of the last snapshot does not hold any more
+        self._last = Snapshot(source=source)
+
+    @property
+    def own(self) -> Identity:
+        """Who we are; may become known later."""
+        return self._own
+
+    @own.setter
+    def own(self, own: Identity) -> None:
+        if own != self._own:
+            self._own = own
+            self._redo |= self._groups.keys()
+
+    def update(self, ledger: Ledger, now_s: float, *, complete: bool = True) -> tuple[Snapshot, float | None]:
+        """Return what *ledger* comes to, and when to look again even if it does not change (None: never).
+
+        Both times are Unix time. If nothing has changed, it is the very snapshot as before. While what the
+        ledger holds is not *complete*, its silence proves nothing. A translator is made for one ledger,
+        whose dirty groups it takes.
+        """
+        touched = {name for name, again_s in self._again_s.items() if again_s <= now_s}
+        for name in ledger.take_dirty() | self._redo:
+            touched |= self._look(name, ledger)
+        self._redo.clear()
+        for name in touched:
+            self._resolve(name, now_s)
+        self._judge_silence(complete)
+        snapshot = self._snapshot(now_s)
+        again_s = min(self._kept.until_s, *self._again_s.values(), math.inf)
+        return snapshot, again_s if again_s < math.inf else None
+
+    # -- groups ----------------------------------------------------------------------------------
+
+    def _look(self, name: str, ledger: Ledger) -> set[str]:
+        """Look at a group anew; return the names of the services that makes a difference to."""
+        old = self._groups.get(name, Group())
+        tasks = self._without_us(name, ledger.groups.get(name, {}))
+        new = groups.look(tasks, ledger, old, plan=self._plan, source=self._source, cluster=self._cluster)
+        if bool(tasks) is not (name in self._groups):
+            self._silence = None
+        if tasks:
+            self._groups[name] = new
+        else:
+            self._groups.pop(name, None)
+        for service in old.claims.keys() - new.claims.keys():
+            self._offering[service].discard(name)
+        for service in new.claims.keys() - old.claims.keys():
+            self._offering.setdefault(service, set()).add(name)
+        self._say("group", name, new.problems)
+        return old.differs(new)
+
+    def _plan(self, definition: TaskDefinition, ecs_service: str) -> Plan:
+        return plan(
+            definition,
+            ecs_service,
+            rules=self._rules,
+            domain=self._domain,
+            default_health=self._default_health,
+            default_tls=self._default_tls,
+        )
+
+    def _without_us(self, name: str, tasks: Mapping[str, Task]) -> Mapping[str, Task]:
+        own = self._own
+        if not own.task_arn or not tasks:
+            return tasks
+        if own.task_arn in tasks or (
+            own.service
+            and name == f"service:{own.service}"
+            and _same_cluster(own.task_arn, next(iter(tasks)))
+        ):
+            self._silence = None
+            self._own_groups.add(name)  # the others stay what they are when our own task has gone
+        if name not in self._own_groups:
+            return tasks
+        if name.startswith("service:"):
+            return {}
+        # Tasks that were started alone may share any group; those of our own family are proxies, too.
+        return {
+            arn: task
+            for arn, task in tasks.items()
+            if arn != own.task_arn and not (own.family and _family(task) == own.family)
+        }
+
+    # -- services --------------------------------------------------------------------------------
+
+    def _resolve(self, name: str, now_s: float) -> None:
+        """Decide who describes a service, and who may serve it."""
+        best = self._claims(name)
+        service = self._ruled.get(name)
+        accepted = set(self._accepted.get(name, ()))
+        refused = set()
+        # An ECS service of that very name is believed before one that only says so.
+        for ecs_service, claim in sorted(best.items(), key=lambda c: (c[0] != name, c[0])):
+            if ecs_service in accepted:
+                continue
+            service = service or claim.service
+            if replace(service, origin="") == replace(claim.service, origin=""):
+                accepted.add(ecs_service)
+                continue
+            refused.add(
+                Problem(
+                    f"{claim.service.origin}, ECS service {ecs_service or 'none'}",
+                    f"service {name!r} is already described otherwise by {service.origin}: "
+                    "say the same there, or choose another anyport.service",
+                )
+            )
+        self._say("service", name, refused)
+        self._describe(name, service)
+        rows = [
+            row
+            for group in self._offering.get(name, ())
+            if self._groups[group].ecs_service in accepted
+            for row in self._groups[group].rows.get(name, ())
+        ]
+        rows.sort(key=itemgetter(0))
+        endpoints, again_s = step_back(rows, now_s)
+        self._place(name, tuple(endpoints))
+        self._again_s.pop(name, None)
+        if again_s < math.inf:
+            self._again_s[name] = again_s
+
+    def _claims(self, name: str) -> dict[str, Claim]:
+        """Return the strongest claim of each ECS service on a service; "" for tasks of none."""
+        best: dict[str, Claim] = {}
+        for group in self._offering.get(name, ()):
+            ecs_service, claim = self._groups[group].ecs_service, self._groups[group].claims[name]
+            if ecs_service not in best or claim.rank > best[ecs_service].rank:
+                best[ecs_service] = claim
+        return best
+
+    def _describe(self, name: str, service: Service | None) -> None:
+        if name in self._ruled or self._described.get(name) == service:
+            return
+        if service is None:
+            del self._described[name]
+        else:
+            self._described[name] = service
+        self._new.add("services")
+
+    def _place(self, name: str, endpoints: tuple[Endpoint, ...]) -> None:
+        if self._endpoints.get(name, ()) == endpoints:
+            return
+        fresh = name not in self._endpoints
+        self._endpoints[name] = endpoints
+        if not endpoints:
+            del self._endpoints[name]
+        elif fresh:
+            self._endpoints = dict(sorted(self._endpoints.items()))
+        self._new.add("endpoints")
+
+    # -- what the operator should know -----------------------------------------------------------
+
+    def _say(self, kind: str, name: str, problems: Set[Problem]) -> None:
+        if self._problems.get((kind, name), set()) == problems:
+            return
+        self._problems[kind, name] = problems
+        if not problems:
+            del self._problems[kind, name]
+        self._new.add("problems")
+
+    def _judge_silence(self, complete: bool) -> None:
+        """Say which rules no task belongs to: scaled to nothing, or a name with a slip in it."""
+        if self._silence is complete:
+            return
+        self._silence = complete
+        seen = {group.ecs_service for group in self._groups.values() if group.ecs_service}
+        ours = {name.partition(":")[2] for name in self._own_groups}
+        silent = [rule for rule in self._rules if rule.ecs_service not in seen]
+        self._say(
+            "rules", "", {_silence(rule, sorted(seen), self._cluster, ours) for rule in silent if complete}
+        )
+
+    # -- the whole -------------------------------------------------------------------------------
+
+    def _snapshot(self, now_s: float) -> Snapshot:
+        last = self._last
+        if self._kept.until_s <= now_s:
+            self._new.add("services")
+        if "services" in self._new:
+            services = {**self._ruled, **dict(sorted(self._described.items()))}
+            last = replace(last, services=MappingProxyType(self._kept.complete(services, now_s)))
+        if "endpoints" in self._new:
+            last = replace(last, by_service=MappingProxyType(self._endpoints.copy()))
+        if "problems" in self._new:
+            said = {problem for problems in self._problems.values() for problem in problems}
+            last = replace(last, problems=tuple(sorted(said, key=lambda p: (p.where, p.what))))
+        self._new.clear()
+        self._last = last
+        return last
+
+
+def _silence(rule: ServiceRule, seen: Sequence[str], cluster: str, ours: Set[str]) -> Problem:
+    where = f"config, service {rule.service.name}"
+    if rule.ecs_service in ours:
+        return Problem(
+            where, f"ECS service {rule.ecs_service!r} is this proxy: it sends no requests to itself"
+        )
+    return Problem(
+        where,
+        f"no task of ECS service {rule.ecs_service!r} in cluster {cluster}{_hint(rule.ecs_service, seen)}",
+    )
+
+
+def _hint(name: str, seen: Sequence[str]) -> str:
+    near = did_you_mean(name, seen)
+    if near or not seen:
+        return near
+    more = f" and {len(seen) - _NAMES_SHOWN} more" if len(seen) > _NAMES_SHOWN else ""
+    return f"; there are: {', '.join(seen[:_NAMES_SHOWN])}{more}"
+
+
+def _same_cluster(one: str, other: str) -> bool:
+    """Say whether two tasks may be of one cluster: ARNs in the old format do not name it."""
+    a, b = parse_arn(one), parse_arn(other)
+    if a is None or b is None or (a.region, a.account) != (b.region, b.account):
+        return False
+    return not a.cluster or not b.cluster or a.cluster == b.cluster
+
+
+def _family(task: Task) -> str:
+    return task.definition_arn.rpartition("/")[2].partition(":")[0]
 
 
 def translate(
@@ -30,275 +303,21 @@ def translate(
     default_tls: Tls = Tls(),  # noqa: B008 - frozen
     now_s: float,
 ) -> Snapshot:
-    """Return everything `world` says about the services of `rules`, of labels and of `domain`.
-
-    `now_s` is Unix time. Every rule's service is in the result, with or without tasks; of the others,
-    those that a task describes. Where a service's revisions differ, the newest one describes it.
-    """
-    rules = [_with_host(rule, domain) for rule in rules]
-    problems: list[Problem] = []
-    plans: dict[tuple[str, str], tuple[Route, ...]] = {}
+    """Return what *world* comes to: for a poller without a ledger."""
+    ledger = Ledger()
+    for definition in world.definitions.values():
+        ledger.hear_definition(definition)
     for task in world.tasks:
-        definition = world.definitions.get(task.definition_arn)
-        if definition is not None and (plan := (task.ecs_service, definition.arn)) not in plans:
-            plans[plan], said = _routes(
-                definition, task.ecs_service, rules, domain, default_health, default_tls
-            )
-            problems += said
-    services, accepted, said = _services(plans, world, rules)
-    problems += said
-    endpoints: list[Endpoint] = []
-    settled: set[str] = set()  # tasks
-    for task in world.tasks:
-        for route in plans.get((task.ecs_service, task.definition_arn), ()):
-            if (route.service.name, task.ecs_service) not in accepted:
-                continue
-            container = task.container(route.container)
-            if container is not None and (endpoint := _endpoint(world, task, container, route)) is not None:
-                endpoints.append(endpoint)
-                if container.health == "HEALTHY" or now_s - task.started_at >= SETTLED_S:
-                    settled.add(task.arn)
-    problems += _unreachable(world, endpoints, plans)
-    problems += _silent_rules(world, rules)
-    return Snapshot(
+        ledger.hear_task(task, by="api")
+    for instance in world.instances.values():
+        ledger.hear_instance(instance)
+        ledger.hear_address(instance.ec2_id, world.addresses.get(instance.ec2_id, ""))
+    translator = Translator(
         source=source,
-        services=MappingProxyType(services),
-        by_service=by_service(_step_back(endpoints, world, settled)),
-        problems=tuple(sorted(set(problems), key=lambda p: (p.where, p.what))),
+        cluster=world.cluster,
+        rules=rules,
+        domain=domain,
+        default_health=default_health,
+        default_tls=default_tls,
     )
-
-
-# --- which services -------------------------------------------------------------------------------
-
-
-def _routes(
-    definition: TaskDefinition,
-    ecs_service: str,
-    rules: Sequence[ServiceRule],
-    domain: str,
-    default_health: HealthCheck,
-    default_tls: Tls,
-) -> tuple[tuple[Route, ...], list[Problem]]:
-    """Return what tasks of `ecs_service` with this definition serve: by config, else labels, else domain."""
-    of_config = [rule for rule in rules if ecs_service and rule.ecs_service == ecs_service]
-    if of_config:
-        return _by_config(definition, of_config)
-    labels = read_labels(
-        definition, ecs_service, domain=domain, default_health=default_health, default_tls=default_tls
-    )
-    problems = list(labels.problems)
-    if labels.spoken or not (ecs_service and domain):
-        return labels.routes, problems
-    candidates = [c for c in definition.containers if c.name not in labels.disabled]
-    if not any(m.protocol == "tcp" for c in candidates for m in c.ports):
-        return (), problems  # a worker that serves nobody is no mistake
-    try:
-        container, port = choose_port(definition, without=labels.disabled)
-    except PortChoiceError as exc:
-        where = f"task-definition/{definition.short}, ECS service {ecs_service}"
-        return (), [*problems, Problem(where, f"{exc}, with the label anyport.port or a [[service]]")]
-    service = Service(
-        name=ecs_service,
-        hosts=(f"{ecs_service}.{domain}".lower(),),
-        health=default_health,
-        origin="[ecs] domain",
-    )
-    return (Route(service, container, port),), problems
-
-
-def _with_host(rule: ServiceRule, domain: str) -> ServiceRule:
-    """Give a rule without host names the one its service would have without a rule."""
-    if rule.service.hosts or not domain:
-        return rule
-    return replace(rule, service=replace(rule.service, hosts=(f"{rule.ecs_service}.{domain}".lower(),)))
-
-
-def _by_config(
-    definition: TaskDefinition, rules: Iterable[ServiceRule]
-) -> tuple[tuple[Route, ...], list[Problem]]:
-    routes, problems = [], []
-    for rule in rules:
-        try:
-            container, port = choose_port(
-                definition, container=rule.container, port=rule.port, port_name=rule.port_name
-            )
-        except PortChoiceError as exc:
-            where = f"config, service {rule.service.name}, task-definition/{definition.short}"
-            problems.append(Problem(where, str(exc)))
-        else:
-            routes.append(Route(rule.service, container, port))
-    return tuple(routes), problems
-
-
-def _services(
-    plans: Mapping[tuple[str, str], tuple[Route, ...]], world: World, rules: Sequence[ServiceRule]
-) -> tuple[dict[str, Service], set[tuple[str, str]], list[Problem]]:
-    """Return the services by name, which (service, ECS service) may serve them, and what was refused."""
-    services = {rule.service.name: rule.service for rule in rules}
-    accepted = {(rule.service.name, rule.ecs_service) for rule in rules}
-    rank = _ranks(world)
-    claims: dict[str, dict[str, tuple[tuple[bool, int, float, str], Service]]] = {}
-    for (ecs_service, arn), routes in plans.items():
-        for route in routes:
-            best = claims.setdefault(route.service.name, {})
-            claim = (rank[ecs_service, arn], route.service)
-            if ecs_service not in best or claim[0] > best[ecs_service][0]:
-                best[ecs_service] = claim
-    problems = []
-    for name, by_ecs_service in sorted(claims.items()):
-        # An ECS service of that very name is believed before one that only says so.
-        for ecs_service, (_, service) in sorted(by_ecs_service.items(), key=lambda c: (c[0] != name, c[0])):
-            if (name, ecs_service) in accepted:
-                continue
-            first = services.setdefault(name, service)
-            if replace(first, origin="") == replace(service, origin=""):
-                accepted.add((name, ecs_service))
-                continue
-            problems.append(
-                Problem(
-                    f"{service.origin}, ECS service {ecs_service or 'none'}",
-                    f"service {name!r} is already described otherwise by {first.origin}: "
-                    "say the same there, or choose another anyport.service",
-                )
-            )
-    return services, accepted, problems
-
-
-def _ranks(world: World) -> dict[tuple[str, str], tuple[bool, int, float, str]]:
-    """Return how much each (ECS service, definition) is to be believed: newest revision that stays."""
-    ranks: dict[tuple[str, str], tuple[bool, int, float, str]] = {}
-    for task in world.tasks:
-        definition = world.definitions.get(task.definition_arn)
-        if definition is not None:
-            plan = (task.ecs_service, definition.arn)
-            live = task.last_status == "RUNNING" and task.desired_status == "RUNNING"
-            rank = (live, definition.revision, task.started_at, definition.arn)
-            ranks[plan] = max(rank, ranks.get(plan, rank))
-    return ranks
-
-
-# --- which endpoints ------------------------------------------------------------------------------
-
-
-def _endpoint(world: World, task: Task, container: Container, route: Route) -> Endpoint | None:
-    """Return the endpoint, or None while the container cannot be reached or is gone."""
-    if container.last_status != "RUNNING" or task.last_status not in ("RUNNING", *_ENDING):
-        return None
-    definition = world.definitions[task.definition_arn]
-    instance = world.instances.get(task.instance_arn)
-    address = world.addresses.get(instance.ec2_id, "") if instance else ""
-    place = locate(task, definition, container, route.port, address)
-    if place is None:
-        return None
-    reason = _why_draining(task, container, definition)
-    return Endpoint(
-        service=route.service.name,
-        task_arn=task.arn,
-        container=container.name,
-        container_port=route.port,
-        host=place[0],
-        port=place[1],
-        draining=bool(reason),
-        reason=reason,
-        zone=task.zone or (instance.zone if instance else ""),
-        instance=instance.ec2_id if instance else "",
-        release=task.started_by if task.started_by.startswith("ecs-svc/") else definition.short,
-        started_at=task.started_at,
-        version=task.version,
-    )
-
-
-def _why_draining(task: Task, container: Container, definition: TaskDefinition) -> str:
-    """Return why nothing new may start there, or ""."""
-    if task.desired_status == "STOPPED" or task.last_status in _ENDING:
-        return "ECS is stopping the task" + (f" ({task.stop_code})" if task.stop_code else "")
-    if container.health == "UNHEALTHY":
-        return "container health UNHEALTHY"
-    described = definition.container(container.name)
-    # UNKNOWN also means that ECS has lost sight of the agent, which says nothing about the container.
-    if (
-        container.health == "UNKNOWN"
-        and described is not None
-        and described.has_health_check
-        and task.connectivity != "DISCONNECTED"
-    ):
-        return "container health UNKNOWN: its health check has not passed yet"
-    return ""
-
-
-def _step_back(endpoints: Iterable[Endpoint], world: World, settled: set[str]) -> list[Endpoint]:
-    """Let tasks on DRAINING instances drain, as soon as the rest of their service can carry the load.
-
-    ECS leaves them running until their replacements run, and discovery does not see health checks: so
-    they step back only for at least as many settled ones elsewhere, never on the first sight of one.
-    """
-    leaving = {
-        instance.ec2_id: f"container instance {instance.ec2_id} is DRAINING"
-        for instance in world.instances.values()
-        if instance.status == "DRAINING" and instance.ec2_id
-    }
-    by_service: dict[str, list[Endpoint]] = {}
-    for endpoint in endpoints:
-        by_service.setdefault(endpoint.service, []).append(endpoint)
-    result = []
-    for group in by_service.values():
-        going = [e for e in group if not e.draining and e.instance in leaving]
-        staying = sum(not e.draining and e.instance not in leaving and e.task_arn in settled for e in group)
-        drain = {e.key for e in going} if staying >= len(going) else set()
-        result += [
-            replace(e, draining=True, reason=leaving[e.instance]) if e.key in drain else e for e in group
-        ]
-    return result
-
-
-# --- what the operator should know ----------------------------------------------------------------
-
-
-def _unreachable(
-    world: World, endpoints: Iterable[Endpoint], plans: Mapping[tuple[str, str], tuple[Route, ...]]
-) -> list[Problem]:
-    """Return why running tasks that somebody wants have no address."""
-    placed = {endpoint.task_arn for endpoint in endpoints}
-    problems = []
-    for task in world.tasks:
-        if task.arn in placed or task.last_status != "RUNNING" or task.desired_status != "RUNNING":
-            continue
-        if not plans.get((task.ecs_service, task.definition_arn)):
-            continue
-        mode = world.definitions[task.definition_arn].network_mode
-        instance = world.instances.get(task.instance_arn)
-        if mode == "none":
-            where = f"task-definition/{world.definitions[task.definition_arn].short}"
-            problems.append(Problem(where, 'networkMode "none": nothing outside can reach the task'))
-        elif mode == "awsvpc" or instance is None or instance.ec2_id in world.addresses:
-            continue  # its address or binding is not known yet: the usual state of a young task
-        elif instance.ec2_id.startswith("mi-"):
-            problems.append(
-                Problem(
-                    f"cluster {world.cluster}, container instance {instance.ec2_id}",
-                    "is an ECS Anywhere machine, whose address the EC2 API does not know: its tasks are "
-                    "left out; list their addresses as a static service",
-                )
-            )
-        else:
-            problems.append(
-                Problem(
-                    f"cluster {world.cluster}, container instance {instance.ec2_id}",
-                    "has no private address in ec2:DescribeInstances (terminated?): its tasks are left out",
-                )
-            )
-    return problems
-
-
-def _silent_rules(world: World, rules: Sequence[ServiceRule]) -> list[Problem]:
-    """Return the rules no task belongs to: scaled to nothing, or a name with a slip in it."""
-    seen = sorted({task.ecs_service for task in world.tasks if task.ecs_service})
-    return [
-        Problem(
-            f"config, service {rule.service.name}",
-            f"no task of ECS service {rule.ecs_service!r} in cluster {world.cluster}"
-            + (did_you_mean(rule.ecs_service, seen) or (f"; there are: {', '.join(seen)}" if seen else "")),
-        )
-        for rule in rules
-        if rule.ecs_service not in seen
-    ]
+    return translator.update(ledger, now_s)[0]

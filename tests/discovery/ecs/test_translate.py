@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from discovery.ecs import shapes
+from discovery.ecs.ledger import Ledger
+from discovery.ecs.lifecycle import SETTLED_S
 from discovery.ecs.rules import ServiceRule
-from discovery.ecs.shapes import World
-from discovery.ecs.translate import SETTLED_S, translate
-from discovery.model import DiscoveryError, Endpoint, HealthCheck, Service, Snapshot
+from discovery.ecs.translate import Translator
+from discovery.model import DiscoveryError, Endpoint, Service, Snapshot
 from tests.kit import ecs_json as ecs
 
 NOW_S = ecs.STARTED.timestamp() + 1
@@ -33,20 +34,19 @@ def look(
     domain: str = "",
     now_s: float = NOW_S,
 ) -> Snapshot:
-    """Return what the poller would show for these answers of the API."""
-    read = [shapes.task(t) for t in tasks]
-    known = [shapes.task_definition(d) for d in ([ecs.definition()] if definitions is None else definitions)]
-    machines = [shapes.container_instance(i) for i in ([ecs.instance()] if instances is None else instances)]
-    world = World(
-        cluster=ecs.CLUSTER,
-        tasks=tuple(read),
-        instances={m.arn: m for m in machines},
-        addresses={ecs.ec2_id(1): "10.0.1.5", ecs.ec2_id(2): "10.0.2.5"} if addresses is None else addresses,
-        definitions={d.arn: d for d in known},
-    )
-    return translate(
-        world, source="ecs:prod", rules=rules, domain=domain, default_health=HealthCheck(), now_s=now_s
-    )
+    """Return what is shown after these answers of the API."""
+    ledger = Ledger()
+    for raw in tasks:
+        ledger.hear_task(shapes.task(raw), by="api")
+    for definition in [ecs.definition()] if definitions is None else definitions:
+        ledger.hear_definition(shapes.task_definition(definition))
+    for instance in [ecs.instance()] if instances is None else instances:
+        machine = shapes.container_instance(instance)
+        ledger.hear_instance(machine)
+        known = {ecs.ec2_id(1): "10.0.1.5", ecs.ec2_id(2): "10.0.2.5"} if addresses is None else addresses
+        ledger.hear_address(machine.ec2_id, known.get(machine.ec2_id, ""))
+    translator = Translator(source="ecs:prod", rules=rules, domain=domain)
+    return translator.update(ledger, now_s)[0]
 
 
 def addresses(snapshot: Snapshot) -> list[str]:
@@ -67,6 +67,7 @@ def test_bridge_task_answers_on_the_host_port_of_its_instance() -> None:
             container_port=8080,
             host="10.0.1.5",
             port=32771,
+            source="ecs:prod",
             zone="eu-west-1b",
             instance=ecs.ec2_id(1),
             release="ecs-svc/4494157735923160523",
@@ -291,9 +292,17 @@ def test_several_services_may_run_in_one_task() -> None:
 # --- states ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last_status", ["PROVISIONING", "PENDING", "ACTIVATING", "STOPPED", "DELETED"])
-def test_task_that_does_not_run_is_absent(last_status: str) -> None:
+@pytest.mark.parametrize("last_status", ["STOPPED", "DELETED"])
+def test_task_that_has_stopped_is_absent(last_status: str) -> None:
     assert look(ecs.task(lastStatus=last_status)).endpoints == ()
+
+
+@pytest.mark.parametrize("last_status", ["PROVISIONING", "PENDING", "ACTIVATING"])
+def test_task_whose_other_containers_do_not_run_yet_only_starts(last_status: str) -> None:
+    (endpoint,) = look(ecs.task(lastStatus=last_status)).endpoints
+
+    assert (endpoint.starting, endpoint.draining) == (True, False)
+    assert endpoint.reason == f"the task is {last_status}"
 
 
 @pytest.mark.parametrize("status", ["PENDING", "STOPPED"])
@@ -320,16 +329,16 @@ def test_task_that_is_told_to_stop_drains(state: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "checked", "connectivity", "reason"),
+    ("status", "checked", "connectivity", "state"),
     [
-        ("HEALTHY", True, "CONNECTED", ""),
-        ("UNHEALTHY", True, "CONNECTED", "container health UNHEALTHY"),
-        ("UNKNOWN", False, "CONNECTED", ""),
-        ("UNKNOWN", True, "CONNECTED", "container health UNKNOWN: its health check has not passed yet"),
-        ("UNKNOWN", True, "DISCONNECTED", ""),
+        ("HEALTHY", True, "CONNECTED", "ready"),
+        ("UNHEALTHY", True, "CONNECTED", "draining"),
+        ("UNKNOWN", False, "CONNECTED", "ready"),
+        ("UNKNOWN", True, "CONNECTED", "starting"),
+        ("UNKNOWN", True, "DISCONNECTED", "ready"),
     ],
 )
-def test_container_health(status: str, checked: bool, connectivity: str, reason: str) -> None:
+def test_container_health(status: str, checked: bool, connectivity: str, state: str) -> None:
     """A container without a check is UNKNOWN for ever, and so is its task: only its own status counts."""
     health: Json = {"healthCheck": {"command": ["CMD", "true"]}} if checked else {}
     definition = ecs.definition("web:42", ecs.container_definition("app", **health))
@@ -338,7 +347,8 @@ def test_container_health(status: str, checked: bool, connectivity: str, reason:
     )
     (endpoint,) = look(task, definitions=[definition]).endpoints
 
-    assert (endpoint.draining, endpoint.reason) == (bool(reason), reason)
+    assert (endpoint.draining, endpoint.starting) == (state == "draining", state == "starting")
+    assert bool(endpoint.reason) is (state != "ready")
 
 
 def on_instances(*numbers: int) -> list[Json]:
