@@ -13,10 +13,10 @@ from urllib.parse import quote
 import aiohttp
 
 from discovery.ecs.feed import Heard
+from discovery.ecs.fellows import Fleet
 from discovery.ecs.fleet import Look, Peer, choose, overdue_s
 from discovery.ecs.ledger import Ledger
 from discovery.ecs.peer import Answer, PeerError, ask, peer_session, plain
-from discovery.ecs.fellows import Fleet
 from discovery.ecs.record import Facts, decode, hear
 from discovery.ecs.shapes import short_name
 from discovery.ecs.share import Share
@@ -230,15 +230,14 @@ class Follower:
     def _take(self, role: str) -> None:
         if role == self._role:
             return
-        led, self._role = self._role == "", role
+        before, self._role = self._role, role
         self._share.leading = self.status.leads = not role
         self.status.leader = role
         self.status.changes += 1
         if role:
             log.info("fleet: %s: following proxy %s", self._cluster, short_name(role))
-            if not led and self.status.changes > 1:
-                return
-            self._follow()
+            if not before:
+                self._follow()
         else:
             log.info("fleet: %s: leading, of %d proxies", self._cluster, len(self._fleet.others()) + 1)
             self._share.chain = ()

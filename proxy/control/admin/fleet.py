@@ -1,4 +1,4 @@
-"""What the proxies of a fleet ask each other, on the metrics listener; nothing for who does not know the key."""
+"""What the proxies of a fleet ask each other, on the metrics listener. Strangers learn nothing there."""
 
 from __future__ import annotations
 
