@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from discovery.whoami import Whoami
 from proxy.config import Config, ConfigError
-from proxy.control import logs
+from proxy.control import logs, sources
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import serving
@@ -70,6 +72,8 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
     exit_status = 0
     try:
         async with Checker() as checker, asyncio.TaskGroup() as group:
+            whoami = Whoami()
+            group.create_task(whoami.run(), name="find out who we are")
             plane = ControlPlane(
                 config,
                 group=group,
@@ -77,7 +81,9 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
                 links=[*given.links, given.supervisor_link],
                 board=given.board,
                 inherited=given.table,
+                build=partial(sources.build, whoami=whoami),
             )
+            plane.status.whoami = whoami
             await _serve(given, plane, reload)
             raise _Stopped
     except* _Stopped:

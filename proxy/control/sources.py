@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from discovery.ecs.rules import ServiceRule
+from discovery.identity import NOBODY
 from discovery.model import HealthCheck, Service, Source, Tls
 from discovery.static import StaticSource
+from discovery.whoami import Whoami
 from proxy import config
 from proxy.config import Config, split_address
 
 
-def build(settings: Config) -> tuple[Source, ...]:
-    """Return the sources that *settings* asks for, the most trusted first."""
-    return (*_static(settings), *_ecs(settings))
+def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ...]:
+    """Return the sources that *settings* asks for, the most trusted first.
+
+    *whoami* knows who this proxy is, or finds it out once a source wants to know.
+    """
+    return (*_static(settings), *_ecs(settings, whoami or Whoami.told(NOBODY)))
 
 
 def same(old: Config, new: Config) -> bool:
@@ -64,7 +69,7 @@ def _static(settings: Config) -> list[Source]:
     return [StaticSource(listed)] if listed else []
 
 
-def _ecs(settings: Config) -> list[Source]:
+def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
     if not settings.ecs.clusters:
         return []
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from discovery.identity import NOBODY
 from discovery.model import Problem, Source
 from discovery.static import StaticSource
+from discovery.whoami import Whoami
 from proxy.control.certificates import Expiry
 from proxy.control.compose import state
 from proxy.link import scoreboard
@@ -35,6 +37,7 @@ class Status:
     certificates: Sequence[Expiry] = ()
     draining: bool = False
     reloads: Counter[str] = field(default_factory=Counter)  # by "success" or "failure"
+    whoami: Whoami = field(default_factory=lambda: Whoami.told(NOBODY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,19 @@ def sources(status: Status, now_s: float) -> list[dict[str, Any]]:
         }
         for source in status.sources
     ]
+
+
+def ourselves(status: Status) -> dict[str, str]:
+    """Return who this proxy is; "" for what it does not know (yet)."""
+    me = status.whoami.identity
+    return {
+        "cluster": me.cluster,
+        "service": me.service,
+        "task": me.task_arn,
+        "instance": me.ec2_id or me.instance_arn,
+        "address": me.address,
+        "zone": me.zone,
+    }
 
 
 def age_s(source: Source, now_s: float) -> float | None:

@@ -53,6 +53,7 @@ def admin_app(
             {
                 "version": status.version,
                 "revision": status.table.revision,
+                "self": control_status.ourselves(status),
                 "ready": found["ready"],
                 "reasons": found["reasons"],
                 "services": services,
