@@ -96,6 +96,13 @@ class ServiceTls(BackendTls):
     verify: bool = True
 
 
+class Events(_Section):
+    """Changes in ECS as they happen, by EventBridge and a queue."""
+
+    queue: Annotated[str, AfterValidator(text.queue)] = ""  # "": none, "auto": one of our own, or URL or ARN
+    topic: Annotated[str, AfterValidator(text.topic)] = ""  # "": "anyport-events"; only with "auto"
+
+
 class Ecs(_Section):
     """The ECS API as a source. Without `clusters` it is not asked."""
 
@@ -106,6 +113,7 @@ class Ecs(_Section):
     call_timeout_s: Seconds = 10.0
     domain: Annotated[str, AfterValidator(text.optional_domain)] = ""  # `web` answers to `web.<domain>`
     agent: Annotated[str, AfterValidator(text.agent)] = "auto"  # "off", or its URL
+    events: Events = Events()
 
 
 class Dns(_Section):

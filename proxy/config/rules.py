@@ -30,6 +30,7 @@ def check(config: Config) -> Iterator[Problem]:
     yield from _admin(config)
     yield from _fleet(config)
     yield from _clusters(config)
+    yield from _events(config)
     yield from _timing(config)
     yield from _names(config)
     yield from _routes(config)
@@ -124,6 +125,16 @@ def _clusters(config: Config) -> Iterator[Problem]:
         elif short(cluster) in seen:
             yield Problem((path,), f'cluster "{cluster}" is named twice', "leave one out")
         seen.add(short(cluster))
+
+
+def _events(config: Config) -> Iterator[Problem]:
+    events = config.ecs.events
+    if events.topic and events.queue != "auto":
+        yield Problem(
+            (("ecs", "events", "topic"), ("ecs", "events", "queue")),
+            "`topic` is set, and no queue of our own is to be subscribed to it",
+            'write `queue = "auto"`, or leave `topic` out',
+        )
 
 
 def _timing(config: Config) -> Iterator[Problem]:

@@ -182,6 +182,30 @@ def agent(text: str) -> str:
     return text
 
 
+def queue(text: str) -> str:
+    """Return *text* if it is "", "auto" or an SQS queue by its URL or ARN."""
+    if text in ("", "auto"):
+        return text
+    if re.fullmatch(r"https?://[^\s/?#]+/\S+", text) or re.fullmatch(r"arn:[a-z-]+:sqs(:[^\s:]+){3}", text):
+        if text.endswith(".fifo"):
+            raise ValueError("EventBridge events need a standard queue: a FIFO queue drops what it has seen")
+        return text
+    raise ValueError(
+        'write "auto", or a queue such as "https://sqs.eu-west-1.amazonaws.com/111122223333/anyport" '
+        'or "arn:aws:sqs:eu-west-1:111122223333:anyport"'
+    )
+
+
+def topic(text: str) -> str:
+    """Return *text* if it is "" or an SNS topic by its name or ARN."""
+    if not re.fullmatch(r"|[A-Za-z0-9_-]{1,256}|arn:[a-z-]+:sns(:[^\s:]+){3}", text):
+        raise ValueError(
+            'write the name of a topic, such as "anyport-events", or its ARN, such as '
+            '"arn:aws:sns:eu-west-1:111122223333:anyport-events"'
+        )
+    return text
+
+
 def _bare(text: str) -> str:
     return text.partition("://")[2].partition("/")[0] if "://" in text else text.partition("/")[0]
 
