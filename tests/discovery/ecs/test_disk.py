@@ -37,7 +37,8 @@ class Proxy:
         self.idle = asyncio.Event()
         self.disk = Disk(
             self.ledger, self.hear, folder=str(folder), cluster=cluster, where="eu-west-1",
-            status=self.status, clock=lambda: self.monotonic_s, wall_clock=lambda: self.wall_s, sleep=self._sleep, **more,
+            status=self.status, clock=lambda: self.monotonic_s, wall_clock=lambda: self.wall_s,
+            sleep=self._sleep, **more,
         )  # fmt: skip
         self._running = asyncio.create_task(self.disk.run())
 
