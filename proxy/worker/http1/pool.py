@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from proxy import errors
 from proxy.errors import ErrorCode
 from proxy.link import scoreboard as sb
+from proxy.link.reports import Mistaken
 from proxy.policy.backends import Backend
 from proxy.worker.connect import connect, readable
-from proxy.worker.http1 import secure
+from proxy.worker.http1 import proof, secure
 from proxy.worker.http1.upstream import UpstreamConnection
 from proxy.worker.record import record_bug
 from proxy.worker.sockets import Stream
@@ -84,16 +85,19 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
     begun_s = state.loop.time()
     timeout_s = min(left_s, state.settings.timeouts.connect_s)
     try:
-        if backend.tls is not None:
-            connection = await secure.connect(state, backend, backend.tls, timeout_s)
-        else:
-            sock = await connect(state.loop, backend.host, backend.port, timeout_s)
-            connection = UpstreamConnection(state, backend)
-            Stream(state.poller, sock, connection, early=True)
+        connection = await _connect(state, backend, timeout_s)
+        if backend.row.confirm:
+            connection = await _proven(state, connection, begun_s + left_s)
     except secure.TlsFailed as exc:
         error, detail = errors.TLS_FAILED, str(exc)
+    except proof.NotProven as exc:
+        error, detail = errors.IDENTITY_MISMATCH, str(exc)
+        if backend.suspect_until_s <= state.now_s:
+            state.report(Mistaken(backend.service.name, backend.key, detail))
     except (ConnectionRefusedError, ConnectionResetError):
         error = errors.CONNECT_REFUSED
+    except proof.NoAnswer as exc:
+        error, detail = errors.CONNECT_TIMEOUT, str(exc)
     except TimeoutError:
         error = errors.CONNECT_TIMEOUT
     except OSError as exc:
@@ -104,3 +108,25 @@ async def _dial(state: WorkerState, backend: Backend, exchange: Exchange, left_s
         exchange.on_connected(connection)
         return
     exchange.on_connect_failed(backend, error, detail, left_s=left_s - (state.loop.time() - begun_s))
+
+
+async def _connect(state: WorkerState, backend: Backend, timeout_s: float) -> UpstreamConnection:
+    if backend.tls is not None:
+        return await secure.connect(state, backend, backend.tls, timeout_s)
+    sock = await connect(state.loop, backend.host, backend.port, timeout_s)
+    connection = UpstreamConnection(state, backend)
+    Stream(state.poller, sock, connection, early=True)
+    return connection
+
+
+async def _proven(
+    state: WorkerState, connection: UpstreamConnection, deadline_s: float
+) -> UpstreamConnection:
+    """Return a connection to the backend of *connection*, which by then has proven itself if it has to."""
+    backend = connection.backend
+    check = backend.service.row.identity if backend.service.row is not None else None
+    if check is None:
+        return connection
+    timeout_s = min(deadline_s - state.loop.time(), check.timeout_s)
+    proven = await proof.prove(state, connection, check, timeout_s)
+    return proven or await _connect(state, backend, proof.FRESH_S)
