@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence, Set
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Final
 
 from discovery.ecs.events import News, must_describe, same_cluster
@@ -13,6 +12,7 @@ from discovery.ecs.feed import Heard
 from discovery.ecs.ledger import Ledger
 from discovery.ecs.queue import EventQueue
 from discovery.ecs.shapes import Task
+from discovery.ecs.starting import StartingTasks
 from discovery.model import EVENT_AGES_S, DiscoveryError, EventStatus, SourceStatus
 
 _BY: Final = "events"
@@ -23,6 +23,7 @@ _DEPLOYMENT_S: Final = 3600.0  # a deployment of whose end nobody has told
 # An event may be late, but if it is not here after so long, it is not under way.
 _AUDIT_EVERY_S: Final = 60.0
 _DOUBTED_FOR_S: Final = 600.0
+_LOOK_AT_STARTS_S: Final = 1.0
 
 
 class EventsFeed:
@@ -47,6 +48,7 @@ class EventsFeed:
         region: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger = ledger
         self._heard = heard
@@ -58,6 +60,7 @@ class EventsFeed:
         self._region = region
         self._clock = clock
         self._wall_clock = wall_clock
+        self._sleep = sleep
         self._leads = asyncio.Event()
         self._leads.set()
         self._follows = asyncio.Event()
@@ -78,15 +81,14 @@ class EventsFeed:
         """Bring events until cancelled, while this proxy leads."""
         while True:
             await self._leads.wait()
-            reading = asyncio.create_task(self._queue.serve(self), name="read events")
-            following = asyncio.create_task(self._follows.wait(), name="until we follow")
             try:
-                await asyncio.wait((reading, following), return_when=asyncio.FIRST_COMPLETED)
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._queue.serve(self), name="read events")
+                    looking = group.create_task(self._look_at_starts(), name="look at tasks that start")
+                    await self._follows.wait()
+                    reading.cancel()
+                    looking.cancel()
             finally:
-                following.cancel()
-                reading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reading
                 self.status.fresh = False
 
     def hurry(self) -> None:
@@ -189,6 +191,14 @@ class EventsFeed:
         )
 
     # -- inside ----------------------------------------------------------------------------------
+
+    async def _look_at_starts(self) -> None:
+        starting = StartingTasks(self._ledger)
+        while True:
+            await self._sleep(_LOOK_AT_STARTS_S)
+            due = starting.due(self._clock())
+            if due and self.fresh:  # else the poller asks often anyway
+                self._describe(due)
 
     def _hear_task(self, task: Task) -> bool:
         """Return whether the task must be described."""
