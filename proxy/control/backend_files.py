@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -36,13 +36,18 @@ class BackendFiles:
     on_change: Callable[[], None]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _known: dict[Tls, _Files] = field(default_factory=dict)
+    _asked: Mapping[str, Service] | None = None  # the newest question, and its answer
+    _settings: Mapping[str, BackendTls] = field(default_factory=dict)
 
-    def settings(self, services: Iterable[Service]) -> Mapping[str, BackendTls]:
+    def settings(self, services: Mapping[str, Service]) -> Mapping[str, BackendTls]:
         """Return how to speak with the backends of each of *services*, by name; those in plain are left out.
 
-        Files that are new are looked at now, those that none of *services* has are forgotten.
+        Files that are new are looked at now, those that none of *services* has are forgotten. What did not
+        change is the same object as before.
         """
-        wanted = {service.name: service.tls for service in services if service.tls is not None}
+        if services is self._asked:
+            return self._settings
+        wanted = {service.name: service.tls for service in services.values() if service.tls is not None}
         nameless = {replace(tls, name="") for tls in wanted.values()}
         for gone in self._known.keys() - nameless:
             del self._known[gone]
@@ -50,10 +55,13 @@ class BackendFiles:
             setting = BackendTls(verify=tls.verify, ca=tls.ca, cert=tls.cert, key=tls.key)
             files = self._known[tls] = _Files(setting)
             self._take(files, _look(setting))
-        return {
-            name: replace(self._known[replace(tls, name="")].setting, name=tls.name)
-            for name, tls in wanted.items()
-        }
+        before, found = self._settings, {}
+        for name, tls in wanted.items():
+            setting = replace(self._known[replace(tls, name="")].setting, name=tls.name)
+            former = before.get(name)
+            found[name] = former if former == setting else setting
+        self._asked, self._settings = services, before if found == before else found
+        return self._settings
 
     async def run(self) -> None:
         """Look again every few seconds, for ever."""
@@ -77,6 +85,7 @@ class BackendFiles:
         if found == before:
             return False
         files.setting = replace(files.setting, fingerprint=found)
+        self._asked = None
         if before:
             log.info("files for TLS to backends have changed: %s", ", ".join(_paths(files.setting)))
         return True

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from proxy.control.compose import address, check_id, state
-from proxy.link.snapshots import BackendRow, TableSnapshot
+from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot
 
 
 def changes(old: TableSnapshot, new: TableSnapshot) -> Iterator[str]:
     """Yield one line for each real change from *old* to *new*, services first."""
     if new.loaded and not old.loaded:
         yield f"table loaded: {len(new.services)} services, {len(new.backends)} backends"
-    old_services = {row.name: row for row in old.services}
-    new_services = {row.name: row for row in new.services}
+    if new.services is not old.services:
+        yield from _services(old.services, new.services)
+    for name, rows in new.by_service.items():
+        before = old.by_service.get(name, ())
+        if before is not rows:
+            yield from _service_changes(before, rows)
+    for name in old.by_service.keys() - new.by_service.keys():
+        yield from _service_changes(old.by_service[name], ())
+
+
+def _services(old: Iterable[ServiceRow], new: Iterable[ServiceRow]) -> Iterator[str]:
+    old_services = {row.name: row for row in old}
+    new_services = {row.name: row for row in new}
     for name in old_services.keys() - new_services.keys():
         yield f"service {name} removed"
     for name, service in new_services.items():
@@ -22,13 +33,18 @@ def changes(old: TableSnapshot, new: TableSnapshot) -> Iterator[str]:
             yield f"service {name} added: {_asked_for(service.hosts, service.path)}"
         elif (before.hosts, before.path) != (service.hosts, service.path):
             yield f"service {name} now answers to {_asked_for(service.hosts, service.path)}"
-    old_rows = {check_id(row): row for row in old.backends}
-    new_rows = {check_id(row): row for row in new.backends}
+
+
+def _service_changes(old: Iterable[BackendRow], new: Iterable[BackendRow]) -> Iterator[str]:
+    old_rows = {check_id(row): row for row in old}
+    new_rows = {check_id(row): row for row in new}
     for key in old_rows.keys() - new_rows.keys():
         row = old_rows[key]
         yield f"{_name(row)} removed from {address(row)}"
     for key, row in new_rows.items():
-        yield from _row_changes(old_rows.get(key), row)
+        before = old_rows.get(key)
+        if before is not row:
+            yield from _row_changes(before, row)
 
 
 def _row_changes(old: BackendRow | None, new: BackendRow) -> Iterator[str]:

@@ -1,16 +1,20 @@
-"""Facts, verdicts and what was inherited in, the workers' table out. No I/O."""
+"""Facts, verdicts and what was inherited in, the workers' table out. No I/O.
+
+A change costs what has changed: a service is looked at again when something has been said of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
+from discovery.addresses import Place
 from discovery.model import BackendKey, Endpoint, Service, Snapshot
 from proxy.control.health.check import Target, host_header, proves_identity
 from proxy.control.health.schedule import CheckId
-from proxy.link.snapshots import BackendRow, ServiceRow, TableSnapshot, by_service
+from proxy.link.snapshots import EMPTY, BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.verdict import NOT_CHECKED, Verdict, carried
 from proxy.settings import BackendTls, IdentityCheck, WorkerSettings
 
@@ -36,55 +40,190 @@ def address(row: BackendRow) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """What the sources have said so far, merged."""
+    """What the sources have said so far, merged. What did not change since the last is the same object."""
 
     facts: Snapshot
     suspended: Mapping[str, Mapping[BackendKey, str]]  # by service
-    answered: frozenset[str]  # names of the sources that have given a complete answer
-    pending: frozenset[str]  # names of those that have not
+    claims: Mapping[Place, tuple[Endpoint, ...]]  # who is said to answer where; as of now
+    pending: frozenset[str]  # names of the sources that have not given a complete answer
+    stale: frozenset[str] = frozenset()  # names of those whose knowledge is old
+    tls: Mapping[str, BackendTls] = field(default_factory=dict)  # of the services whose backends speak it
 
 
-def compose(
-    known: Knowledge,
-    *,
-    base: TableSnapshot,
-    verdict: Callable[[str, BackendKey], Verdict | None],
-    slot: Callable[[str], int],
-    settings: WorkerSettings,
-    tls: Mapping[str, BackendTls] = MappingProxyType({}),
-) -> TableSnapshot:
-    """Return the table to send, with revision 0.
+Judge = Callable[[str, BackendKey], Verdict | None]
 
-    *tls* has the services whose backends speak TLS, by name.
+_NOTHING: Final = Knowledge(
+    facts=Snapshot(source="table"),
+    suspended=MappingProxyType({}),
+    claims=MappingProxyType({}),
+    pending=frozenset(),
+)
+_NO_LOSS: Final[Mapping[BackendKey, str]] = MappingProxyType({})
+_STARTING: Final = "starting: "
 
-    *base* is the table of a previous control process or configuration. What no source has spoken of yet is
-    kept from it, so that a restart during an outage of the API takes nothing away.
-    """
-    kept = kept_rows(known, base)
-    services = [
-        ServiceRow(
-            name=name,
-            slot=slot(name),
-            hosts=service.hosts,
-            path=service.path,
-            tls=tls.get(name),
-            identity=identity_check(service),
+
+class Composer:
+    """Makes one table after the other. *slot* says which block of the scoreboard counts for a service."""
+
+    def __init__(self, slot: Callable[[str], int]) -> None:
+        self._slot = slot
+        self._known = _NOTHING
+        self._base = EMPTY
+        self._base_services: dict[str, ServiceRow] = {}
+        self._base_at: dict[Place, set[str]] = {}  # which services have rows in the base at an address
+        self._services: dict[str, ServiceRow] = {}
+        self._lines: tuple[ServiceRow, ...] = ()
+        self._rows: Mapping[str, tuple[BackendRow, ...]] = MappingProxyType({})
+        self._changed: set[str] = set()  # learnt, but not composed yet
+
+    def learn(self, known: Knowledge, base: TableSnapshot) -> set[str]:
+        """Note what is known now; return the services whose facts are not what they were.
+
+        *base* is the table of a previous control process or configuration. What no source has spoken of
+        yet is kept from it, so that a restart during an outage of the API takes nothing away.
+        """
+        before, self._known = self._known, known
+        facts = known.facts
+        changed = _differing(before.facts.by_service, facts.by_service)
+        changed |= _differing(before.facts.services, facts.services)
+        changed |= _differing(before.suspended, known.suspended)
+        changed |= _differing(before.tls, known.tls)
+        if known.stale != before.stale:
+            changed |= {name for name, service in facts.services.items() if proves_identity(service.health)}
+            changed |= {row.name for row in self._services.values() if row.identity is not None}
+        if base is not self._base or known.pending != before.pending:
+            changed |= self._base_services.keys() | {row.name for row in base.services}
+            self._base = base
+            self._base_services = {row.name: row for row in base.services}
+            self._base_at = _by_place(base) if known.pending else {}
+        elif known.pending:
+            changed |= self._displaced(changed, before)
+        self._changed |= changed
+        return changed
+
+    def kept(self, service: str) -> tuple[BackendRow, ...]:
+        """Return the rows of the base that no source has spoken of yet.
+
+        A source that has answered without naming a task has said that it is gone, and an address that a
+        source gives to another task is that task's.
+        """
+        known = self._known
+        if not known.pending:
+            return ()
+        named = {endpoint.key for endpoint in known.facts.by_service.get(service, ())}
+        return tuple(
+            row
+            for row in self._base.by_service.get(service, ())
+            if self._unspoken(row)
+            and check_id(row)[1] not in named
+            and (row.host, row.port) not in known.claims
         )
-        for name, service in known.facts.services.items()
-    ]
-    if known.pending:
-        services += (
-            replace(row, slot=slot(row.name)) for row in base.services if row.name not in known.facts.services
+
+    def table(self, *, verdict: Judge, touched: Set[str], settings: WorkerSettings) -> TableSnapshot:
+        """Return the table to send, with revision 0. *touched*: services of which a verdict has changed."""
+        known, base = self._known, self._base
+        rows = dict(self._rows)
+        services = self._services
+        for name in self._changed | touched:
+            service = self._service(name)
+            if service is None:
+                services.pop(name, None)
+                rows.pop(name, None)
+                continue
+            services[name] = service
+            made = tuple(self._made(name, service, verdict))
+            if made != rows.get(name):
+                rows[name] = made
+        if self._changed:
+            names = [*known.facts.services]
+            if known.pending:
+                names += (row.name for row in base.services if row.name not in known.facts.services)
+            lines = tuple(services[name] for name in names)
+            self._lines = self._lines if lines == self._lines else lines
+            rows = {name: rows[name] for name in names}
+            self._changed = set()
+        if not _same(rows, self._rows):
+            self._rows = MappingProxyType(rows)
+        return TableSnapshot(
+            revision=0,
+            loaded=base.loaded or not known.pending,
+            services=self._lines,
+            by_service=self._rows,
+            settings=settings,
         )
-    backends = [_row(endpoint, known, verdict) for endpoint in known.facts.endpoints]
-    backends += (_with_verdict(row, verdict(*check_id(row))) for row in kept)
-    return TableSnapshot(
-        revision=0,
-        loaded=base.loaded or not known.pending,
-        services=tuple(services),
-        by_service=by_service(backends),
-        settings=settings,
-    )
+
+    def _displaced(self, changed: Set[str], before: Knowledge) -> set[str]:
+        """Return the services that have rows in the base where endpoints of those in *changed* come or go."""
+        found: set[str] = set()
+        for name in changed:
+            for facts in (before.facts, self._known.facts):
+                for endpoint in facts.by_service.get(name, ()):
+                    found |= self._base_at.get((endpoint.host, endpoint.port), set())
+        return found
+
+    def _unspoken(self, row: BackendRow) -> bool:
+        if row.source:
+            # Else it has answered, or the configuration has let go of it.
+            return row.source in self._known.pending
+        return row.service not in self._known.facts.services
+
+    def _service(self, name: str) -> ServiceRow | None:
+        """Return how the workers know a service; the same object as long as it is the same."""
+        known = self._known
+        before = self._services.get(name)
+        service = known.facts.services.get(name)
+        if service is not None:
+            made = ServiceRow(
+                name=name,
+                slot=self._slot(name),
+                hosts=service.hosts,
+                path=service.path,
+                tls=known.tls.get(name),
+                identity=identity_check(service),
+            )
+        elif known.pending and name in self._base_services:
+            made = replace(self._base_services[name], slot=self._slot(name))
+        else:
+            return None
+        return before if before == made else made
+
+    def _made(self, name: str, service: ServiceRow, verdict: Judge) -> Iterable[BackendRow]:
+        """Yield the rows of a service; each is the object it was as long as it is the same."""
+        known = self._known
+        before = {check_id(row): row for row in self._rows.get(name, ())}
+        lost = known.suspended.get(name, _NO_LOSS)
+        doubted = known.stale if service.identity is not None else frozenset()
+        for endpoint in known.facts.by_service.get(name, ()):
+            found = verdict(name, endpoint.key)
+            row = _row(endpoint, found, lost=lost, confirm=endpoint.source in doubted)
+            former = before.get((name, endpoint.key))
+            yield former if former == row else row
+        for kept in self.kept(name):
+            row = replace(_with_verdict(kept, verdict(*check_id(kept))), confirm=kept.source in doubted)
+            former = before.get(check_id(row))
+            yield former if former == row else row
+
+
+V = TypeVar("V")
+
+
+def _differing(before: Mapping[str, V], now: Mapping[str, V]) -> set[str]:
+    """Return the names under which the two do not have the same object."""
+    if before is now:
+        return set()
+    names = {name for name, value in now.items() if before.get(name) is not value}
+    return names | (before.keys() - now.keys())
+
+
+def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    return len(one) == len(other) and not _differing(one, other)
+
+
+def _by_place(base: TableSnapshot) -> dict[Place, set[str]]:
+    found: dict[Place, set[str]] = {}
+    for row in base.backends:
+        found.setdefault((row.host, row.port), set()).add(row.service)
+    return found
 
 
 def identity_check(service: Service) -> IdentityCheck | None:
@@ -101,42 +240,12 @@ def identity_check(service: Service) -> IdentityCheck | None:
     )
 
 
-def kept_rows(known: Knowledge, base: TableSnapshot) -> tuple[BackendRow, ...]:
-    """Return the rows of *base* that no source has spoken of yet.
-
-    A source that has answered without naming a task has said that it is gone, and an address that a
-    source gives to another task is that task's.
-    """
-    if not known.pending:
-        return ()
-    named = {(endpoint.service, endpoint.key) for endpoint in known.facts.endpoints}
-    taken = {(endpoint.host, endpoint.port) for endpoint in known.facts.endpoints}
-    return tuple(
-        row
-        for row in base.backends
-        if check_id(row) not in named and (row.host, row.port) not in taken and _unspoken(row, known)
-    )
-
-
-def _unspoken(row: BackendRow, known: Knowledge) -> bool:
-    owner = source_of(row.task_arn)
-    if owner:
-        return owner in known.pending  # else it has answered, or the configuration has let go of it
-    return row.service not in known.facts.services
-
-
-def source_of(task_arn: str) -> str:
-    """Return the name of the source that a task comes from, "" if its ARN does not tell (the old format)."""
-    if task_arn.startswith("static:"):
-        return "static"
-    parts = task_arn.split("/")
-    return f"ecs:{parts[1]}" if len(parts) == 3 else ""
-
-
 def inherited(base: TableSnapshot, targets: Iterable[Target], now_s: float) -> dict[CheckId, Verdict]:
     """Return the verdicts *base* holds on *targets*: on the same identity at the same address."""
-    rows = {(*check_id(row), row.host, row.port): row for row in base.backends}
-    found = {}
+    found: dict[CheckId, Verdict] = {}
+    rows: dict[tuple[str, BackendKey, str, int], BackendRow] = {}
+    for service in {target.service for target in targets}:
+        rows |= {(*check_id(row), row.host, row.port): row for row in base.by_service.get(service, ())}
     for target in targets:
         row = rows.get((target.service, target.key, target.host, target.port))
         if row is not None:
@@ -145,17 +254,15 @@ def inherited(base: TableSnapshot, targets: Iterable[Target], now_s: float) -> d
 
 
 def _check_reason(row: BackendRow) -> str:
-    return "" if row.draining or row.suspended else row.reason
+    """Return why the checks have failed; "" if the reason is another one."""
+    return "" if row.draining or row.suspended or row.reason.startswith(_STARTING) else row.reason
 
 
 def _row(
-    endpoint: Endpoint, known: Knowledge, verdict: Callable[[str, BackendKey], Verdict | None]
+    endpoint: Endpoint, found: Verdict | None, *, lost: Mapping[BackendKey, str], confirm: bool
 ) -> BackendRow:
-    found = verdict(endpoint.service, endpoint.key)
-    healthy = found is not None and found.healthy
-    lost = known.suspended.get(endpoint.service, {})
-    rival = lost.get(endpoint.key, "")
-    check_reason = found.reason if found is not None else NOT_CHECKED
+    key = endpoint.key
+    healthy = found is not None and found.healthy and not endpoint.starting
     return BackendRow(
         service=endpoint.service,
         task_arn=endpoint.task_arn,
@@ -165,35 +272,27 @@ def _row(
         port=endpoint.port,
         healthy=healthy,
         draining=endpoint.draining,
-        suspended=endpoint.key in lost,
-        reason=rival or (endpoint.reason if endpoint.draining else "") or check_reason,
+        suspended=key in lost,
+        reason=lost.get(key, "") or _reason(endpoint, found),
         zone=endpoint.zone,
         instance=endpoint.instance,
         release=endpoint.release,
         started_at=endpoint.started_at,
+        source=endpoint.source,
+        confirm=confirm,
     )
 
 
+def _reason(endpoint: Endpoint, found: Verdict | None) -> str:
+    if endpoint.draining and endpoint.reason:
+        return endpoint.reason
+    if endpoint.starting:
+        return _STARTING + (endpoint.reason or "its container is not healthy yet")
+    return found.reason if found is not None else NOT_CHECKED
+
+
 def _with_verdict(row: BackendRow, found: Verdict | None) -> BackendRow:
-    if found is None or found.healthy == row.healthy:
+    if found is None or found.healthy == row.healthy or row.reason.startswith(_STARTING):
         return row
     reason = row.reason if row.draining or row.suspended else found.reason
     return replace(row, healthy=found.healthy, reason=reason)
-
-
-class Slots:
-    """Gives each service a block of the scoreboard and never takes it back: counters must not mix."""
-
-    def __init__(self, base: TableSnapshot, *, count: int, unused: Callable[[int], bool]) -> None:
-        self._by_name = {row.name: row.slot for row in base.services if row.slot}
-        self._count = count
-        self._unused = unused
-
-    def __call__(self, name: str) -> int:
-        """Return the slot of *name*; 0, which services share, once all others have been used."""
-        slot = self._by_name.get(name)
-        if slot is None:
-            taken = set(self._by_name.values())
-            free = (n for n in range(1, self._count) if n not in taken and self._unused(n))
-            slot = self._by_name[name] = next(free, 0)
-        return slot

@@ -8,7 +8,7 @@ outage) does not hold a backend for ever. A task that was told to stop and refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -35,11 +35,14 @@ class Doubts:
         """Doubt a backend that *source* names."""
         self._since[check_id] = (self._clock(), source)
 
+    def __iter__(self) -> Iterator[CheckId]:
+        return iter(self._since)
+
     def __contains__(self, check_id: CheckId) -> bool:
         return check_id in self._since
 
-    def settle(self, draining: Mapping[CheckId, bool]) -> bool:
-        """Drop the doubts that have been answered or have lasted too long; return whether there were any.
+    def settle(self, draining: Mapping[CheckId, bool]) -> Sequence[CheckId]:
+        """Drop the doubts that have been answered or have lasted too long; return which those were.
 
         *draining* says of each doubted backend that discovery still knows whether it was told to stop.
         """
@@ -53,7 +56,7 @@ class Doubts:
                 settled.append(check_id)
         for check_id in settled:
             del self._since[check_id]
-        return bool(settled)
+        return settled
 
     def apply(self, check_id: CheckId, verdict: Verdict | None) -> Verdict | None:
         """Return *verdict*, or "not healthy" while the backend is in doubt."""

@@ -18,11 +18,11 @@ from prometheus_client.registry import Collector
 
 from proxy import native
 from proxy.control import status as control_status
-from proxy.control.compose import state
 from proxy.control.status import Status
 from proxy.errors import ERRORS
 from proxy.link import scoreboard as at
 
+_NO_ROWS: Counter[str] = Counter()
 _BOUNDS = [f"{bound / 1_000_000:g}" for bound in at.BUCKETS_US]
 
 
@@ -100,10 +100,10 @@ def _buckets(cells: list[int]) -> list[tuple[str, float]]:
 
 def _backends(status: Status) -> Iterator[Metric]:
     backends = _gauge("backends", "Backends by what they may take.", "service", "state")
-    counts = Counter((row.service, state(row)) for row in status.table.backends)
+    counts = status.counts.of(status.table)
     for row in status.table.services:
         for word in ("ready", "draining", "down"):
-            backends.add_metric([row.name, word], counts[row.name, word])
+            backends.add_metric([row.name, word], counts.get(row.name, _NO_ROWS)[word])
     yield backends
     checks = _counter("health_checks", "Active health checks done.", "service", "result")
     for row in status.table.services:

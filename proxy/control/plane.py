@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -21,20 +21,22 @@ from proxy.control.certificates import Certificates
 from proxy.control.changes import changes
 from proxy.control.doubts import Doubts
 from proxy.control.health.check import Target, target
-from proxy.control.health.schedule import Monitor
+from proxy.control.health.schedule import CheckId, Monitor
 from proxy.control.publish import Publisher
-from proxy.control.status import Status
+from proxy.control.slots import Slots
+from proxy.control.status import Status, confirmed_s
 from proxy.link import reports
 from proxy.link.scoreboard import SERVICE_SLOTS, Scoreboard
 from proxy.link.snapshots import EMPTY, TableSnapshot
 from proxy.policy.verdict import CheckResult, Verdict
-from proxy.settings import BackendTls
 
 log = logging.getLogger("anyport.control")
 
 _SPACING_S = 0.02  # between two snapshots: a deploy of fifty tasks is a few tables, not fifty
 _DOUBT_S = 0.05  # between two looks at whether a refused backend has been confirmed
 _SOURCE_RETRY_S = 5.0
+_AGE_S = 0.5  # between two looks at how old the knowledge of the sources is
+_ALL_SPOKEN = replace(EMPTY, loaded=True)  # the base once no source is pending: nothing is kept
 
 
 class ControlPlane:
@@ -60,20 +62,19 @@ class ControlPlane:
         self._clock = clock
         self._sleep = sleep
         self._base = inherited
-        self._slots = compose.Slots(
-            inherited, count=SERVICE_SLOTS, unused=lambda slot: not any(board.totals(slot))
+        self._composer = compose.Composer(
+            Slots(inherited, count=SERVICE_SLOTS, unused=lambda slot: not any(board.totals(slot)))
         )
         self._publisher = Publisher(links, inherited=inherited)
         self._changed = asyncio.Event()
+        self._touched: set[str] = set()  # services of which a verdict has changed since the newest table
         self._certificates = Certificates(inherited.settings.listeners, on_change=self._changed.set)
         self._backend_files = BackendFiles(on_change=self._changed.set)
-        self._monitor = Monitor(
-            group, check, on_change=self._changed.set, clock=clock, rng=rng or random.Random()
-        )
+        self._monitor = Monitor(group, check, on_change=self._touch, clock=clock, rng=rng or random.Random())
         self._watching: list[asyncio.Task[None]] = []
         self._table = BackendTable(())
-        self._answered: set[str] = set()
-        self._links = links
+        self._since_s = clock()  # when these sources were first asked
+        self._known_stale: frozenset[str] = frozenset()
         self._doubts = Doubts(clock)
         self._doubted = asyncio.Event()
         self.status = Status(
@@ -95,6 +96,7 @@ class ControlPlane:
             self._group.create_task(self._publish_changes(), name="publish changes")
             self._group.create_task(self._publisher.retry_forever(), name="serve late links")
             self._group.create_task(self._settle_doubts(), name="settle doubts")
+            self._group.create_task(self._watch_age(), name="watch the age of sources")
             self._group.create_task(self._certificates.run(), name="follow certificates")
             self._group.create_task(self._backend_files.run(), name="follow files for TLS to backends")
             yield
@@ -114,8 +116,8 @@ class ControlPlane:
         place somebody else answers until it proves itself."""
         for report in reports.receive(link):
             check_id = (report.service, report.key)
-            source = self._source_of(report.key)
-            if check_id not in self._monitor.targets or source is None:
+            source = self._source_of(check_id)
+            if self._monitor.target(check_id) is None or source is None:
                 continue
             if isinstance(report, reports.Mistaken):
                 self._monitor.mistaken(check_id, report.reason)
@@ -123,23 +125,49 @@ class ControlPlane:
                 continue
             self._monitor.refused(check_id)
             self._doubts.add(check_id, source)
+            self._touch(report.service)
             self._doubted.set()
             source.hurry(report.key.task_arn)
 
-    def _source_of(self, key: BackendKey) -> Source | None:
-        name = compose.source_of(key.task_arn)
+    def _source_of(self, check_id: CheckId) -> Source | None:
+        rows = self.status.table.by_service.get(check_id[0], ())
+        name = next((row.source for row in rows if compose.check_id(row) == check_id), "")
         return next((source for source in self.status.sources if source.name == name), None)
 
     async def _settle_doubts(self) -> None:
         while True:
             await self._doubted.wait()
             while self._doubts:
-                endpoints = ((e, (e.service, e.key)) for e in self._table.snapshot.endpoints)
-                draining = {check_id: e.draining for e, check_id in endpoints if check_id in self._doubts}
-                if self._doubts.settle(draining):
-                    self._changed.set()
+                known = self._table.snapshot.by_service
+                draining = {
+                    (service, key): endpoint.draining
+                    for service, key in self._doubts
+                    for endpoint in known.get(service, ())
+                    if endpoint.key == key
+                }
+                for service, _ in self._doubts.settle(draining):
+                    self._touch(service)
                 await self._sleep(_DOUBT_S)
             self._doubted.clear()
+
+    async def _watch_age(self) -> None:
+        while True:
+            await self._sleep(_AGE_S)
+            if self._stale() != self._known_stale:
+                self._changed.set()
+
+    def _stale(self) -> frozenset[str]:
+        """Return the sources whose knowledge is old: their rows have to be proven before they are used."""
+        now_s = self._clock()
+        return frozenset(
+            source.name
+            for source in self.status.sources
+            if now_s - confirmed_s(source.status, self._since_s) > source.status.stale_after_s
+        )
+
+    def _touch(self, service: str) -> None:
+        self._touched.add(service)
+        self._changed.set()
 
     def _verdict(self, service: str, key: BackendKey) -> Verdict | None:
         return self._doubts.apply((service, key), self._monitor.verdict(service, key))
@@ -167,7 +195,7 @@ class ControlPlane:
             task.cancel()
         built = self._build(self._config)
         self._table = BackendTable(source.name for source in built)
-        self._answered = set()
+        self._since_s = self._clock()
         self.status.sources = built
         self.status.pending = frozenset(source.name for source in built)
         self._watching = [
@@ -192,7 +220,6 @@ class ControlPlane:
     def _learn(self, table: BackendTable, snapshot: Snapshot) -> None:
         table.apply(snapshot)
         if snapshot.complete:
-            self._answered.add(snapshot.source)
             self.status.pending -= {snapshot.source}
         self._changed.set()
 
@@ -205,26 +232,27 @@ class ControlPlane:
 
     def _publish(self) -> None:
         facts = self._table.snapshot
+        self._known_stale = self._stale()
         known = compose.Knowledge(
             facts=facts,
             suspended=self._table.suspended,
-            answered=frozenset(self._answered),
+            claims=self._table.claims,
             pending=self.status.pending,
+            stale=self._known_stale,
+            tls=self._backend_files.settings(facts.services),
         )
-        tls = self._backend_files.settings(facts.services.values())
-        self._watch(known, tls)
+        for service in self._composer.learn(known, self._base):
+            self._watch(service, known)
         self._report(facts.problems)
-        table = compose.compose(
-            known,
-            base=self._base,
+        touched, self._touched = self._touched, set()
+        table = self._composer.table(
             verdict=self._verdict,
-            tls=tls,
-            slot=self._slots,
+            touched=touched,
             settings=replace(self._config.worker_settings(), listeners=self._certificates.listeners),
         )
         self.status.certificates = self._certificates.expiries()
         if not known.pending:
-            self._base = replace(EMPTY, loaded=True)
+            self._base = _ALL_SPOKEN
         before = self.status.table
         if self._publisher.publish(table):
             self.status.table = self._publisher.newest
@@ -232,25 +260,29 @@ class ControlPlane:
             for line in changes(before, self.status.table):
                 log.info("%s", line)
 
-    def _watch(self, known: compose.Knowledge, tls: Mapping[str, BackendTls]) -> None:
-        facts = known.facts
-        # A suspended backend is not checked: what answers there is another service's task.
-        targets = [
-            target(endpoint, facts.services[endpoint.service], tls.get(endpoint.service))
-            for endpoint in facts.endpoints
-            if endpoint.key not in known.suspended.get(endpoint.service, {})
-        ]
+    def _watch(self, name: str, known: compose.Knowledge) -> None:
+        """Check what is known of one service now, and nothing else of it."""
+        service = known.facts.services.get(name)
+        lost = known.suspended.get(name, {})
+        targets: list[Target] = []
+        if service is not None:
+            # A suspended backend is not checked: what answers there is another service's task.
+            targets += (
+                target(endpoint, service, known.tls.get(name))
+                for endpoint in known.facts.by_service.get(name, ())
+                if endpoint.key not in lost
+            )
         # What is only kept from before a reload goes on being checked the way it was.
-        former = self._monitor.targets
-        for row in compose.kept_rows(known, self._base):
-            kept = former.get(compose.check_id(row))
-            if kept is not None:
-                targets.append(kept)
-        self._monitor.watch(targets, compose.inherited(self._base, targets, self._clock()))
+        former = (self._monitor.target(compose.check_id(row)) for row in self._composer.kept(name))
+        targets += (kept for kept in former if kept is not None)
+        self._monitor.watch(name, targets, compose.inherited(self._base, targets, self._clock()))
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
+        if problems is self.status.problems:
+            return
+        said = set(self.status.problems)
         for problem in problems:
-            if problem not in self.status.problems:
+            if problem not in said:
                 log.warning("%s: %s", problem.where, problem.what)
         self.status.problems = problems
 

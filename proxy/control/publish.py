@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from proxy.link import snapshots
-from proxy.link.snapshots import TableSnapshot
+from proxy.link.snapshots import Encoder, TableSnapshot
 
 log = logging.getLogger("anyport.control")
 
@@ -32,6 +32,7 @@ class Publisher:
         self._sleep = sleep
         self._behind: list[socket.socket] = []
         self._late = asyncio.Event()
+        self._encoder = Encoder()
         self._fd = -1
         self._sent = False
         self.newest = inherited
@@ -41,7 +42,7 @@ class Publisher:
         if self._sent and replace(table, revision=self.newest.revision) == self.newest:
             return False
         self.newest = replace(table, revision=self.newest.revision + 1)
-        fd = snapshots.seal(snapshots.encode(self.newest))
+        fd = snapshots.seal(*self._encoder.parts(self.newest))
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._sent = fd, True

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from discovery.identity import NOBODY
-from discovery.model import Problem, Source
+from discovery.model import Problem, Source, SourceStatus
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy.control.certificates import Expiry
 from proxy.control.compose import state
 from proxy.link import scoreboard
 from proxy.link.scoreboard import Scoreboard
-from proxy.link.snapshots import EMPTY, TableSnapshot
+from proxy.link.snapshots import EMPTY, BackendRow, TableSnapshot
 
 HEARTBEAT_S: Final = 3.0  # a worker that is restarted is back well within this
 APPLY_S: Final = 2.0  # how long a worker may take to follow a new revision
+
+
+class Counts:
+    """How many rows of each service are ready, draining and down; counted again only where that changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[BackendRow, ...], Counter[str]]] = {}
+
+    def of(self, table: TableSnapshot) -> Mapping[str, Counter[str]]:
+        """Return the counts of *table*, by service."""
+        before = self._known
+        self._known = {}
+        for name, rows in table.by_service.items():
+            known = before.get(name)
+            if known is None or known[0] is not rows:
+                known = rows, Counter(state(row) for row in rows)
+            self._known[name] = known
+        return {name: counts for name, (_, counts) in self._known.items()}
 
 
 @dataclass(slots=True)
@@ -29,6 +47,7 @@ class Status:
     version: str
     table: TableSnapshot = EMPTY  # the newest published
     published_at_s: float = 0.0
+    counts: Counts = field(default_factory=Counts)
     sources: Sequence[Source] = ()
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
     problems: tuple[Problem, ...] = ()
@@ -98,7 +117,7 @@ def readiness(status: Status, now_s: float) -> dict[str, Any]:
             "loaded": status.table.loaded,
             "revision": status.table.revision,
             "services": len(status.table.services),
-            "backends": Counter(state(row) for row in status.table.backends),
+            "backends": sum(status.counts.of(status.table).values(), Counter()),
         },
         "workers": [
             {
@@ -138,6 +157,13 @@ def ourselves(status: Status) -> dict[str, str]:
         "address": me.address,
         "zone": me.zone,
     }
+
+
+def confirmed_s(status: SourceStatus, else_s: float) -> float:
+    """Return as of when a source's knowledge is, *else_s* if it has never answered."""
+    if status.asked_s is not None:
+        return status.asked_s
+    return status.last_success_s if status.last_success_s is not None else else_s
 
 
 def age_s(source: Source, now_s: float) -> float | None:

@@ -50,7 +50,7 @@ class Monitor:
         group: asyncio.TaskGroup,
         check: Callable[[Target], Awaitable[CheckResult | None]],
         *,
-        on_change: Callable[[], None],
+        on_change: Callable[[str], None],  # called with the name of a service
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random,
@@ -62,67 +62,77 @@ class Monitor:
         self._sleep = sleep
         self._rng = rng
         self._free = asyncio.Semaphore(_AT_ONCE)
-        self._watched: dict[CheckId, _Watched] = {}
+        self._watched: dict[str, dict[BackendKey, _Watched]] = {}  # by service
         self.results: Counter[tuple[str, str]] = Counter()  # by (service, "success" or "failure")
         self.foreign: Counter[str] = Counter()  # by service: answers of somebody else, or without a proof
 
     def verdict(self, service: str, key: BackendKey) -> Verdict | None:
         """Return what is known of a watched backend, None of any other."""
-        watched = self._watched.get((service, key))
+        watched = self._find((service, key))
         return watched.verdict if watched else None
 
-    @property
-    def targets(self) -> Mapping[CheckId, Target]:
-        """What is being watched now."""
-        return {check_id: watched.target for check_id, watched in self._watched.items()}
+    def target(self, check_id: CheckId) -> Target | None:
+        """Return what is being watched under *check_id*."""
+        watched = self._find(check_id)
+        return watched.target if watched else None
 
-    def watch(self, targets: Iterable[Target], known: Mapping[CheckId, Verdict]) -> None:
-        """Watch exactly *targets*; a backend new to this monitor starts from *known*, else from nothing."""
-        wanted = {(target.service, target.key): target for target in targets}
-        for check_id in self._watched.keys() - wanted.keys():
-            self._stop(self._watched.pop(check_id))
-        for check_id, target in wanted.items():
-            watched = self._watched.get(check_id)
+    def watch(self, service: str, targets: Iterable[Target], known: Mapping[CheckId, Verdict]) -> None:
+        """Watch exactly *targets* of *service*; a backend new to this monitor starts from *known*, else from
+        nothing."""
+        wanted = {target.key: target for target in targets}
+        current = self._watched.setdefault(service, {})
+        for key in current.keys() - wanted.keys():
+            self._stop(current.pop(key))
+        for key, target in wanted.items():
+            watched = current.get(key)
             if watched is not None and watched.target == target:
                 continue
             now_s = self._clock()
             if watched is None:
-                verdict = known.get(check_id) or unchecked(target.check, now_s)
+                verdict = known.get((service, key)) or unchecked(target.check, now_s)
             elif (watched.target.host, watched.target.port) != (target.host, target.port):
                 verdict = unchecked(target.check, now_s)  # the container was started anew elsewhere
             else:
                 verdict = watched.verdict
             if watched is not None:
                 self._stop(watched)
-            self._watched[check_id] = self._start(target, rechecked(verdict, target.check, now_s))
+            current[key] = self._start(target, rechecked(verdict, target.check, now_s))
+        if not current:
+            del self._watched[service]
+
+    def _find(self, check_id: CheckId) -> _Watched | None:
+        service, key = check_id
+        return self._watched.get(service, {}).get(key)
 
     def refused(self, check_id: CheckId) -> None:
         """Take it that nobody listens there, until a check of now says otherwise."""
-        watched = self._watched.get(check_id)
+        watched = self._find(check_id)
         if watched is None or watched.target.check.kind == "none":
             return
-        self._stop(watched)
-        verdict = refused(watched.verdict, self._clock())
-        self._watched[check_id] = self._start(watched.target, verdict)
-        self._on_change()
+        self._replace(watched, refused(watched.verdict, self._clock()))
 
     def mistaken(self, check_id: CheckId, reason: str) -> None:
         """Take it that somebody else answers there (*reason*), until a check of now proves otherwise."""
-        watched = self._watched.get(check_id)
+        watched = self._find(check_id)
         if watched is None or not proves_identity(watched.target.check):
             return
         verdict = foreign(watched.verdict, reason, self._clock())
         self._note_foreign(check_id, watched.verdict, verdict)
         if (watched.verdict.healthy, watched.verdict.reason) == (verdict.healthy, verdict.reason):
             return  # several workers say so: the check that is under way already shall come to its end
-        self._stop(watched)
-        self._watched[check_id] = self._start(watched.target, verdict)
-        self._on_change()
+        self._replace(watched, verdict)
 
     def _note_foreign(self, check_id: CheckId, before: Verdict, after: Verdict) -> None:
         self.foreign[check_id[0]] += 1
         if before.reason != after.reason:  # once, and not at each check
             log.warning("service %s, task %s: %s", check_id[0], check_id[1].task_arn, after.reason)
+
+    def _replace(self, watched: _Watched, verdict: Verdict) -> None:
+        """Begin anew with *verdict*: whatever a check that is under way will say is of before."""
+        self._stop(watched)
+        target = watched.target
+        self._watched[target.service][target.key] = self._start(target, verdict)
+        self._on_change(target.service)
 
     def _start(self, target: Target, verdict: Verdict) -> _Watched:
         watched = _Watched(target, verdict)
@@ -151,6 +161,6 @@ class Monitor:
                 if result.foreign:
                     self._note_foreign((target.service, target.key), before, watched.verdict)
                 if (before.healthy, before.reason) != (watched.verdict.healthy, watched.verdict.reason):
-                    self._on_change()
+                    self._on_change(target.service)
             pause = pause_s(watched.verdict, target, started_s - first_s, self._rng.random())
             await self._sleep(max(0.0, pause - (now_s - started_s)))

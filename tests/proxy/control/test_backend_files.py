@@ -47,11 +47,19 @@ def service(name: str, tls: Tls | None) -> Service:
     return Service(name=name, hosts=("*",), tls=tls)
 
 
+def named(*services: Service) -> dict[str, Service]:
+    return {one.name: one for one in services}
+
+
 def test_services_get_their_names_and_share_what_their_files_hold(tmp_path: Path) -> None:
     ca = authority_file(tmp_path, trustme.CA())
     files = BackendFiles(on_change=lambda: None)
     found = files.settings(
-        [service("a", Tls(name="a.test", ca=ca)), service("b", Tls(name="b.test", ca=ca)), service("c", None)]
+        named(
+            service("a", Tls(name="a.test", ca=ca)),
+            service("b", Tls(name="b.test", ca=ca)),
+            service("c", None),
+        )
     )
     assert found.keys() == {"a", "b"}
     assert (found["a"].name, found["b"].name) == ("a.test", "b.test")
@@ -64,7 +72,7 @@ async def test_new_content_is_a_change_once(tmp_path: Path) -> None:
     ca = authority_file(tmp_path, trustme.CA())
     looks, changes = Looks(), []
     files = BackendFiles(on_change=lambda: changes.append(1), sleep=looks)
-    services = [service("a", Tls(name="a.test", ca=ca))]
+    services = named(service("a", Tls(name="a.test", ca=ca)))
     first = files.settings(services)["a"].fingerprint
     task = asyncio.create_task(files.run())
     await eventually(lambda: looks.asleep == 1)
@@ -87,7 +95,7 @@ async def test_what_cannot_be_used_is_said_once_and_the_former_stays(
     good = read(ca)
     looks, changes = Looks(), []
     files = BackendFiles(on_change=lambda: changes.append(1), sleep=looks)
-    services = [service("a", Tls(name="a.test", ca=ca))]
+    services = named(service("a", Tls(name="a.test", ca=ca)))
     before = files.settings(services)
     task = asyncio.create_task(files.run())
     await eventually(lambda: looks.asleep == 1)
@@ -115,7 +123,7 @@ async def test_files_that_come_later_are_taken(tmp_path: Path, caplog: pytest.Lo
     caplog.set_level(logging.ERROR, "anyport.control")
     looks, changes = Looks(), []
     files = BackendFiles(on_change=lambda: changes.append(1), sleep=looks)
-    services = [service("a", Tls(name="a.test", ca=str(tmp_path / "ca.pem")))]
+    services = named(service("a", Tls(name="a.test", ca=str(tmp_path / "ca.pem"))))
     assert files.settings(services)["a"].fingerprint == ""
     assert "their services cannot be reached" in caplog.text
     task = asyncio.create_task(files.run())
@@ -135,8 +143,8 @@ async def test_files_of_a_service_that_left_are_not_looked_at_any_more(
     ca = authority_file(tmp_path, trustme.CA())
     looks = Looks()
     files = BackendFiles(on_change=lambda: None, sleep=looks)
-    files.settings([service("a", Tls(name="a.test", ca=ca))])
-    files.settings([])
+    files.settings(named(service("a", Tls(name="a.test", ca=ca))))
+    files.settings({})
     os.unlink(ca)
     task = asyncio.create_task(files.run())
     await eventually(lambda: looks.asleep == 1)

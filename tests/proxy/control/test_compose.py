@@ -3,53 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discovery.addresses import Place
 from discovery.model import BackendKey, Endpoint, HealthCheck, Service, Snapshot, by_service
 from proxy.control.changes import changes
-from proxy.control.compose import (
-    Knowledge,
-    Slots,
-    compose,
-    identity_check,
-    inherited,
-    kept_rows,
-    source_of,
-    state,
-)
+from proxy.control.compose import Composer, Judge, Knowledge, identity_check, inherited, state
 from proxy.control.health.check import target
+from proxy.control.slots import Slots
 from proxy.link.snapshots import EMPTY, BackendRow, ServiceRow, TableSnapshot
 from proxy.policy.verdict import Verdict, carried, unchecked
-from proxy.settings import IdentityCheck, WorkerSettings
+from proxy.settings import BackendTls, IdentityCheck, WorkerSettings
+from tests.kit.slow_compose import slow_compose
 
+WEB = Service(name="web")
 ARN = "arn:aws:ecs:eu-west-1:123456789012:task/prod/"
 
 
-def endpoint(task: str, *, service: str = "web", port: int = 32768, draining: bool = False) -> Endpoint:
+def endpoint(
+    task: str,
+    *,
+    service: str = "web",
+    port: int = 32768,
+    draining: bool = False,
+    source: str = "ecs:prod",
+    arn: str = "",
+) -> Endpoint:
     return Endpoint(
         service=service,
-        task_arn=ARN + task,
+        task_arn=arn or ARN + task,
         container="app",
         container_port=80,
         host="10.0.0.1",
         port=port,
         draining=draining,
         reason="task is stopping" if draining else "",
+        source=source,
     )
 
 
 def knowledge(
     *endpoints: Endpoint,
     services: Iterable[str] = ("web",),
-    answered: Iterable[str] = ("ecs:prod",),
     pending: Iterable[str] = (),
     suspended: dict[BackendKey, str] | None = None,
 ) -> Knowledge:
     named = {name: Service(name=name, hosts=(f"{name}.test",)) for name in services}
+    claims: dict[Place, tuple[Endpoint, ...]] = {}
+    for one in endpoints:
+        claims[one.host, one.port] = (*claims.get((one.host, one.port), ()), one)
     return Knowledge(
         facts=Snapshot(source="table", services=named, by_service=by_service(endpoints)),
-        suspended={name: suspended for name in services} if suspended else {},
-        answered=frozenset(answered),
+        suspended=dict.fromkeys(services, suspended) if suspended else {},
+        claims=claims,
         pending=frozenset(pending),
     )
 
@@ -62,9 +71,20 @@ def nothing(service: str, key: BackendKey) -> Verdict | None:
     return None
 
 
-def table(known: Knowledge, base: TableSnapshot = EMPTY, verdict: object = healthy) -> TableSnapshot:
-    slots = Slots(base, count=4096, unused=lambda slot: True)
-    return compose(known, base=base, verdict=verdict, slot=slots, settings=WorkerSettings())  # type: ignore[arg-type]
+def composer(base: TableSnapshot = EMPTY) -> Composer:
+    return Composer(Slots(base, count=4096, unused=lambda slot: True))
+
+
+def table(known: Knowledge, base: TableSnapshot = EMPTY, verdict: Judge = healthy) -> TableSnapshot:
+    made = composer(base)
+    made.learn(known, base)
+    return made.table(verdict=verdict, touched=set(), settings=WorkerSettings())
+
+
+def kept_rows(known: Knowledge, base: TableSnapshot) -> tuple[BackendRow, ...]:
+    made = composer(base)
+    made.learn(known, base)
+    return tuple(row for name in base.by_service for row in made.kept(name))
 
 
 def test_a_backend_is_ready_draining_or_down() -> None:
@@ -92,9 +112,9 @@ def test_a_backend_nobody_has_checked_is_down() -> None:
 
 
 def test_the_table_is_loaded_once_every_source_has_answered() -> None:
-    assert not table(knowledge(pending=["ecs:prod"], answered=())).loaded
+    assert not table(knowledge(pending=["ecs:prod"])).loaded
     assert table(knowledge()).loaded
-    assert table(knowledge(pending=["ecs:prod"], answered=()), replace(EMPTY, loaded=True)).loaded
+    assert table(knowledge(pending=["ecs:prod"]), replace(EMPTY, loaded=True)).loaded
 
 
 def before(*endpoints: Endpoint) -> TableSnapshot:
@@ -105,7 +125,7 @@ def before(*endpoints: Endpoint) -> TableSnapshot:
 def test_a_restart_keeps_everything_until_the_sources_have_spoken() -> None:
     base = before(endpoint("a"), endpoint("b", port=2))
 
-    made = table(knowledge(services=(), answered=(), pending=["ecs:prod"]), base, nothing)
+    made = table(knowledge(services=(), pending=["ecs:prod"]), base, nothing)
 
     assert (made.services, made.backends, made.loaded) == (base.services, base.backends, True)
 
@@ -119,9 +139,9 @@ def test_a_complete_answer_removes_what_it_lacks() -> None:
 def test_a_cluster_that_has_not_answered_keeps_its_tasks_in_a_service_another_source_names() -> None:
     """A service with a static address and ECS tasks: the list is known at once, the API may be down."""
     base = before(endpoint("a"))
-    static = replace(endpoint("x", port=9), task_arn="static:10.0.0.1:9")
+    static = endpoint("x", port=9, source="static", arn="static:10.0.0.1:9")
 
-    made = table(knowledge(static, answered=["static"], pending=["ecs:prod"]), base)
+    made = table(knowledge(static, pending=["ecs:prod"]), base)
 
     assert [row.task_arn for row in made.backends] == [static.task_arn, ARN + "a"]
 
@@ -134,8 +154,8 @@ def test_what_an_answered_source_lacks_is_gone_while_others_are_still_silent() -
 
 
 def test_a_static_address_the_configuration_no_longer_names_is_gone_while_a_cluster_is_silent() -> None:
-    old = replace(endpoint("x", service="old"), task_arn="static:10.0.0.1:9")
-    base = table(knowledge(old, answered=["static"], pending=["ecs:prod"]))
+    old = endpoint("x", service="old", source="static", arn="static:10.0.0.1:9")
+    base = table(knowledge(old, services=["old"], pending=["ecs:prod"]))
 
     assert kept_rows(knowledge(pending=["static", "ecs:prod"]), base) == base.backends
     assert kept_rows(knowledge(pending=["ecs:prod"]), base) == ()
@@ -144,25 +164,23 @@ def test_a_static_address_the_configuration_no_longer_names_is_gone_while_a_clus
 def test_a_cluster_the_configuration_no_longer_names_is_gone_while_another_is_silent() -> None:
     """Its service may be named by nobody else, so no other answer would ever remove it."""
     base = before(endpoint("a", service="old"))
-    silent = knowledge(services=(), answered=(), pending=["ecs:other"])
+    silent = knowledge(services=(), pending=["ecs:other"])
 
     assert kept_rows(silent, base) == ()
 
 
 def test_an_address_given_to_another_task_is_not_kept() -> None:
     base = before(endpoint("a", service="old"))
-    heir = replace(endpoint("x"), task_arn="static:10.0.0.1:32768")
+    heir = endpoint("x", source="static", arn="static:10.0.0.1:32768")
 
-    made = table(knowledge(heir, answered=["static"], pending=["ecs:prod"]), base)
+    made = table(knowledge(heir, pending=["ecs:prod"]), base)
 
     assert [row.task_arn for row in made.backends] == [heir.task_arn]
 
 
-def test_old_arns_do_not_name_their_cluster_so_the_service_decides() -> None:
-    old = replace(endpoint("a"), task_arn="arn:aws:ecs:eu-west-1:123456789012:task/0f9d")
-    base = before(old)
+def test_where_a_row_does_not_name_its_source_the_service_decides() -> None:
+    base = before(endpoint("a", source=""))
 
-    assert source_of(old.task_arn) == ""
     assert kept_rows(knowledge(pending=["ecs:other"]), base) == ()
     assert kept_rows(knowledge(services=["api"], pending=["ecs:other"]), base) == base.backends
 
@@ -184,9 +202,146 @@ def test_kept_backends_follow_their_checks() -> None:
     base = before(endpoint("a"))
     sick = replace(unchecked(HealthCheck(), 0.0), reason="health check: HTTP 500")
 
-    made = table(knowledge(services=(), answered=(), pending=["ecs:prod"]), base, lambda *_: sick)
+    made = table(knowledge(services=(), pending=["ecs:prod"]), base, lambda *_: sick)
 
     assert [(row.healthy, row.reason) for row in made.backends] == [(False, "health check: HTTP 500")]
+
+
+def test_a_task_that_only_starts_is_down_and_says_why() -> None:
+    waiting = replace(endpoint("a"), starting=True, reason="container app has not passed its check")
+
+    (row,) = table(knowledge(waiting)).backends
+    assert (state(row), row.reason) == ("down", "starting: container app has not passed its check")
+
+    base = replace(table(knowledge(waiting)), revision=7)
+    assert [v.reason for v in inherited(base, [target(waiting, WEB)], 0.0).values()] == ["not checked yet"]
+    (kept,) = table(knowledge(services=(), pending=["ecs:prod"]), base).backends
+    assert state(kept) == "down", "its container may not be healthy, whatever a check of ours says"
+
+
+def test_what_comes_from_old_knowledge_is_to_be_confirmed_where_it_can_be() -> None:
+    proving = replace(WEB, health=HealthCheck(identity_body=True))
+    rows = [endpoint("a"), endpoint("b", port=2, source="static"), endpoint("c", service="shop", port=3)]
+    known = knowledge(*rows, services=["web", "shop"])
+    services = {**known.facts.services, "web": proving}
+    known = replace(known, facts=replace(known.facts, services=services))
+    made = composer()
+
+    def confirmed(stale: set[str]) -> list[str]:
+        made.learn(replace(known, stale=frozenset(stale)), EMPTY)
+        found = made.table(verdict=healthy, touched=set(), settings=WorkerSettings())
+        return [row.task_arn.removeprefix(ARN) for row in found.backends if row.confirm]
+
+    assert confirmed(set()) == []
+    assert confirmed({"ecs:prod"}) == ["a"]
+    assert confirmed({"ecs:prod", "static"}) == ["a", "b"]
+    assert confirmed(set()) == []
+
+
+def test_a_change_costs_what_has_changed() -> None:
+    names = [f"s{n}" for n in range(50)]
+    known = knowledge(*(endpoint(n, service=n, port=i) for i, n in enumerate(names)), services=names)
+    made = composer()
+    assert made.learn(known, EMPTY) == set(names)
+    first = made.table(verdict=healthy, touched=set(), settings=WorkerSettings())
+
+    moved = (endpoint("s7", service="s7", port=999),)
+    facts = replace(known.facts, by_service={**known.facts.by_service, "s7": moved})
+    assert made.learn(replace(known, facts=facts), EMPTY) == {"s7"}
+    asked = []
+
+    def verdict(service: str, key: BackendKey) -> Verdict | None:
+        asked.append(service)
+        return healthy(service, key)
+
+    second = made.table(verdict=verdict, touched={"s9"}, settings=WorkerSettings())
+    assert sorted(asked) == ["s7", "s9"]
+    assert second.services is first.services
+    differing = [name for name in names if second.by_service[name] is not first.by_service[name]]
+    assert differing == ["s7"], "the verdict on s9 is what it was"
+
+    third = made.table(verdict=healthy, touched=set(), settings=WorkerSettings())
+    assert third.by_service is second.by_service
+
+
+# --- whatever comes ---------------------------------------------------------------------------------
+
+_NAMES = st.sampled_from(["web", "shop", "api"])
+_TASKS = st.builds(
+    lambda task, service, port, source, starting, draining: replace(
+        endpoint(task, service=service, port=port, source=source, draining=draining), starting=starting
+    ),
+    st.sampled_from("abcd"),
+    _NAMES,
+    st.integers(1, 4),
+    st.sampled_from(["ecs:prod", "static", ""]),
+    st.booleans(),
+    st.booleans(),
+)
+_SOURCES = st.sets(st.sampled_from(["ecs:prod", "static"]))
+
+
+@dataclass(frozen=True)
+class Moment:
+    known: Knowledge
+    base: TableSnapshot
+    verdicts: dict[tuple[str, str], bool]
+
+
+@st.composite
+def moments(draw: st.DrawFn) -> list[Moment]:
+    """Return what happens to one control process; every part but the verdicts is shared where it is equal."""
+
+    def some_tasks() -> list[Endpoint]:
+        found = draw(st.lists(_TASKS, max_size=6))
+        return list({(e.service, e.key): e for e in found}.values())
+
+    def some_base() -> TableSnapshot:
+        given = some_tasks()
+        return replace(table(knowledge(*given, services=["web", "shop"])), loaded=draw(st.booleans()))
+
+    bases = [EMPTY, some_base()]
+    found: list[Moment] = []
+    for _ in range(draw(st.integers(1, 6))):
+        services = draw(st.sets(_NAMES))
+        endpoints = [e for e in some_tasks() if e.service in services]
+        lost = {e.key: "a rival" for e in endpoints if draw(st.booleans())} if draw(st.booleans()) else {}
+        known = knowledge(*endpoints, services=sorted(services), pending=draw(_SOURCES), suspended=lost)
+        check = HealthCheck(identity_body=draw(st.booleans()))
+        named = {name: replace(one, health=check) for name, one in known.facts.services.items()}
+        known = replace(
+            known,
+            facts=replace(known.facts, services=named),
+            stale=frozenset(draw(_SOURCES)),
+            tls={name: BackendTls(name=name) for name in draw(st.sets(_NAMES)) if name in services},
+        )
+        verdicts = {(name, ARN + task): draw(st.booleans()) for name in named for task in "abcd"}
+        found.append(Moment(known, draw(st.sampled_from(bases)), verdicts))
+    return found
+
+
+@given(moments())
+def test_the_table_is_what_it_would_be_if_it_were_composed_from_nothing(history: list[Moment]) -> None:
+    """It does only what a change asks for; whatever came before, the result is the slow, obvious one."""
+    made = composer()
+    slots = made._slot
+    before: dict[tuple[str, str], bool] = {}
+    for moment in history:
+
+        def verdict(service: str, key: BackendKey, of: Moment = moment) -> Verdict | None:
+            found = of.verdicts.get((service, key.task_arn))
+            return None if found is None else carried(found, "health check: HTTP 500", 0.0)
+
+        made.learn(moment.known, moment.base)
+        differing = moment.verdicts.items() ^ before.items()
+        before = moment.verdicts
+        found = made.table(
+            verdict=verdict, touched={name for (name, _), _ in differing}, settings=WorkerSettings()
+        )
+        wanted = slow_compose(
+            moment.known, base=moment.base, verdict=verdict, slot=slots, settings=WorkerSettings()
+        )
+        assert found == wanted
 
 
 def test_slots_stay_with_their_service_and_are_never_handed_on() -> None:

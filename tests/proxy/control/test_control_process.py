@@ -151,6 +151,7 @@ def test_a_restart_keeps_verdicts_slots_and_rising_revisions(tmp_path: Path) -> 
             port=port,
             healthy=True,
             draining=False,
+            source="static",
         )
         service = ServiceRow(name="web", slot=7, hosts=("web.test",), path="/")
         before = TableSnapshot(revision=41, loaded=True, services=(service,), by_service={"web": (row,)})

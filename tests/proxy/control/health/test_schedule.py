@@ -42,7 +42,7 @@ class World:
         self._sleepers.append((self.now_s + delay_s, future))
         await future
 
-    def change(self) -> None:
+    def change(self, service: str) -> None:
         self.changes += 1
 
     async def pass_time(self, seconds: float) -> None:
@@ -72,7 +72,8 @@ async def within(world: World, play: Callable[[Monitor], Awaitable[None]]) -> No
     async with asyncio.TaskGroup() as group:
         monitor = world.monitor(group)
         await play(monitor)
-        monitor.watch([], {})
+        for service in ("web", "a", "b"):
+            monitor.watch(service, [], {})
 
 
 @pytest.mark.asyncio
@@ -81,7 +82,7 @@ async def test_a_new_backend_is_checked_at_once_and_eagerly_until_it_passes() ->
 
     async def play(monitor: Monitor) -> None:
         world.ok["one"] = False
-        monitor.watch([a_target()], {})
+        monitor.watch("web", [a_target()], {})
         await world.pass_time(0.0)
         assert world.asked == [(0.0, "one")]
         await world.pass_time(0.9)
@@ -103,7 +104,7 @@ async def test_a_changed_verdict_is_announced_once() -> None:
     world = World()
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target()], {})
+        monitor.watch("web", [a_target()], {})
         await world.pass_time(30.0)
         assert world.changes == 1
         world.ok["one"] = False
@@ -121,11 +122,11 @@ async def test_removed_backends_are_left_alone_and_a_new_task_starts_from_nothin
     world = World()
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target("one")], {})
+        monitor.watch("web", [a_target("one")], {})
         await world.pass_time(1.0)
         before = len(world.asked)
         world.ok["two"] = None
-        monitor.watch([a_target("two")], {})
+        monitor.watch("web", [a_target("two")], {})
         await world.pass_time(20.0)
         assert {task for _, task in world.asked[before:]} == {"two"}
         assert monitor.verdict("web", a_target("one").key) is None
@@ -141,7 +142,7 @@ async def test_a_check_this_machine_could_not_make_says_nothing() -> None:
     world = World()
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target()], {("web", a_target().key): carried(True, "", 0.0)})
+        monitor.watch("web", [a_target()], {("web", a_target().key): carried(True, "", 0.0)})
         world.ok["one"] = None
         await world.pass_time(60.0)
         verdict = monitor.verdict("web", a_target().key)
@@ -157,14 +158,14 @@ async def test_a_changed_check_keeps_the_verdict_and_a_changed_address_does_not(
     world = World()
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target()], {})
+        monitor.watch("web", [a_target()], {})
         await world.pass_time(1.0)
         world.ok["one"] = None
-        monitor.watch([a_target(check=HealthCheck(interval_s=9.0))], {})
+        monitor.watch("web", [a_target(check=HealthCheck(interval_s=9.0))], {})
         verdict = monitor.verdict("web", a_target().key)
         assert verdict is not None
         assert verdict.healthy
-        monitor.watch([a_target(port=2)], {})
+        monitor.watch("web", [a_target(port=2)], {})
         verdict = monitor.verdict("web", a_target().key)
         assert verdict is not None
         assert not verdict.healthy
@@ -179,7 +180,8 @@ async def test_one_task_is_judged_for_each_service_it_serves() -> None:
     async def play(monitor: Monitor) -> None:
         none = HealthCheck(kind="none")
         world.ok["one"] = False
-        monitor.watch([a_target(service="a"), a_target(service="b", check=none)], {})
+        monitor.watch("a", [a_target(service="a")], {})
+        monitor.watch("b", [a_target(service="b", check=none)], {})
         await world.pass_time(1.0)
         a, b = monitor.verdict("a", a_target().key), monitor.verdict("b", a_target().key)
         assert a is not None
@@ -200,7 +202,7 @@ async def test_a_backend_that_is_somebody_else_is_out_until_it_proves_itself(
     check_id = ("web", a_target().key)
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target(check=PROVING)], {})
+        monitor.watch("web", [a_target(check=PROVING)], {})
         await world.pass_time(1.0)
         world.ok["one"] = None  # nothing is known from checks
         for _ in range(3):  # one report of each worker
@@ -228,7 +230,7 @@ async def test_nobody_is_mistaken_for_another_where_no_proof_is_asked_for() -> N
     world = World()
 
     async def play(monitor: Monitor) -> None:
-        monitor.watch([a_target()], {})
+        monitor.watch("web", [a_target()], {})
         await world.pass_time(1.0)
         monitor.mistaken(("web", a_target().key), "identity not proven")
         verdict = monitor.verdict("web", a_target().key)
