@@ -45,3 +45,21 @@ class Pushed(Feed, Protocol):
     def fresh(self) -> bool:
         """Whether it hears now, and has missed nothing since the last complete answer of the API."""
         ...
+
+    @property
+    def deploying(self) -> bool:
+        """Whether it has heard of a deployment that has not ended."""
+        ...
+
+
+@runtime_checkable
+class Shared(Feed, Protocol):
+    """A feed that one proxy of a fleet reads for all of them."""
+
+    def lead(self) -> None:
+        """Read: nobody else does it for us. Called again, it changes nothing."""
+        ...
+
+    def follow(self) -> None:
+        """Rest: another proxy reads it and tells us. Called again, it changes nothing."""
+        ...

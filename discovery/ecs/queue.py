@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from discovery.ecs.events import News, read
-from discovery.ecs.poller import retry_delay_s
+from discovery.ecs.pace import retry_delay_s
 from discovery.ecs.queue_api import BATCH, Message, QueueApi
 from discovery.ecs.queue_place import Place, Places
 from discovery.model import DiscoveryError

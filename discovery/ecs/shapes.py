@@ -270,7 +270,7 @@ def tasks_on_instance(raw: Json) -> tuple[int, int]:
 
 
 def tasks_of_service(raw: Json) -> tuple[str, int]:
-    """Return the name of one of `services` of DescribeServices, and how many tasks it has, running or not yet."""
+    """Return the name of one of `services` of DescribeServices, and how many tasks it has, or soon has."""
     name = _text(raw, "serviceName", "an ECS service")
     return name, _number(raw, "runningCount", name) + _number(raw, "pendingCount", name)
 

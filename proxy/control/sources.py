@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from discovery.ecs.rules import ServiceRule
+from discovery.ecs.shapes import short_name
 from discovery.identity import NOBODY
 from discovery.model import HealthCheck, Service, Source, Tls
 from discovery.static import StaticSource
@@ -74,8 +77,9 @@ def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
         return []
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
     from discovery.ecs.api import EcsApi  # noqa: PLC0415
-    from discovery.ecs.poller import EcsPoller  # noqa: PLC0415
+    from discovery.ecs.cluster import EcsCluster  # noqa: PLC0415
     from discovery.ecs.sessions import Account  # noqa: PLC0415
+    from discovery.ecs.translate import Translator  # noqa: PLC0415
 
     sources: list[Source] = []
     for cluster in settings.ecs.clusters:
@@ -95,16 +99,26 @@ def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
             for section in settings.service
             if section.ecs is not None and section.ecs.cluster in ("", cluster)
         ]
+        name = f"ecs:{short_name(cluster)}"
+        translator = partial(
+            Translator,
+            source=name,
+            cluster=short_name(cluster),
+            rules=rules,
+            domain=settings.ecs.domain,
+            default_health=health_check(settings.health),
+            default_tls=Tls(
+                ca=settings.backend_tls.ca, cert=settings.backend_tls.cert, key=settings.backend_tls.key
+            ),
+        )
         sources.append(
-            EcsPoller(
+            EcsCluster(
                 api,
+                name=name,
                 cluster=cluster,
-                rules=rules,
-                domain=settings.ecs.domain,
-                default_health=health_check(settings.health),
-                default_tls=Tls(
-                    ca=settings.backend_tls.ca, cert=settings.backend_tls.cert, key=settings.backend_tls.key
-                ),
+                translator=translator,
+                whoami=whoami,
+                budget=api.budget,
                 interval_s=settings.ecs.poll_interval_s,
             )
         )

@@ -1,71 +1,24 @@
-"""The poller against a scripted cluster: what it asks, when it speaks, and what it never forgets."""
+"""The poller against a scripted cluster: what it asks, how often, and what it never takes away."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from discovery.ecs.poller import EcsPoller, retry_delay_s
-from discovery.ecs.queries import Described, Json
-from discovery.ecs.rules import ServiceRule
-from discovery.model import DiscoveryError, Service, Snapshot
+from discovery.ecs.ledger import Ledger
+from discovery.ecs.poller import ApiPoller
+from discovery.ecs.queries import Described
+from discovery.ecs.shapes import ContainerInstance, container_instance
+from discovery.model import DiscoveryError
 from tests.kit import ecs_json as ecs
+from tests.kit.fake_api import FakeApi
 
 INTERVAL_S = 5.0
-
-
-class FakeApi:
-    """A cluster that a test changes between polls; answers are the API's own JSON."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-        self.tasks: dict[str, Json] = {}
-        self.listed: list[str] | None = None  # None: those that are meant to run
-        self.instances = {ecs.instance_arn(n): ecs.instance(n) for n in (1, 2)}
-        self.addresses = {ecs.ec2_id(1): "10.0.1.5", ecs.ec2_id(2): "10.0.2.5"}
-        self.definitions = {ecs.definition_arn("web:42"): ecs.definition()}
-        self.errors: list[tuple[str, DiscoveryError]] = []  # the next call of that name fails
-
-    def put(self, *tasks: dict[str, Any]) -> None:
-        self.tasks |= {task["taskArn"]: task for task in tasks}
-
-    def _ask(self, operation: str) -> None:
-        self.calls[operation] += 1
-        if self.errors and self.errors[0][0] == operation:
-            raise self.errors.pop(0)[1]
-
-    async def list_tasks(self, cluster: str, *, desired_status: str = "RUNNING") -> list[str]:
-        self._ask("ListTasks")
-        if self.listed is not None:
-            return list(self.listed) if desired_status == "RUNNING" else []
-        return [arn for arn, task in self.tasks.items() if task["desiredStatus"] == desired_status]
-
-    async def describe_tasks(self, cluster: str, arns: Sequence[str]) -> Described:
-        self._ask("DescribeTasks")
-        return _described(self.tasks, arns)
-
-    async def describe_container_instances(self, cluster: str, arns: Sequence[str]) -> Described:
-        self._ask("DescribeContainerInstances")
-        return _described(self.instances, arns)
-
-    async def describe_task_definition(self, arn: str) -> Json:
-        self._ask("DescribeTaskDefinition")
-        return self.definitions[arn]
-
-    async def instance_addresses(self, ec2_ids: Sequence[str]) -> dict[str, str]:
-        self._ask("DescribeInstances")
-        return {one: self.addresses[one] for one in ec2_ids if one in self.addresses}
-
-
-def _described(known: dict[str, Any], arns: Sequence[str]) -> Described:
-    unique = list(dict.fromkeys(arns))
-    return Described([known[a] for a in unique if a in known], [a for a in unique if a not in known])
+THROTTLED = DiscoveryError("throttled", "slow down")
 
 
 class _Enough(Exception):
@@ -79,73 +32,101 @@ class Watched:
         self.api = FakeApi()
         self.now_s = 1000.0
         self.slept: list[float] = []
-        web = ServiceRule(service=Service(name="web", hosts=("a.io",)), ecs_service="web", cluster="prod")
-        elsewhere = ServiceRule(service=Service(name="x"), ecs_service="x", cluster="other")
-        options: dict[str, Any] = {"cluster": "prod", "rules": [web, elsewhere], **more}
-        self.poller = EcsPoller(
+        self.complete: list[float] = []  # when each complete answer was asked
+        self.failed: list[str] = []
+        self.eased = self.deploying = False
+        self.ledger = Ledger(clock=lambda: self.now_s, wall_clock=lambda: 1.8e9 + self.now_s)
+        self.poller = ApiPoller(
             self.api,
-            interval_s=INTERVAL_S,
+            self.ledger,
+            self._heard,
+            **{"cluster": "prod", "interval_s": INTERVAL_S, **more},
+            eased=lambda: self.eased,
+            deploying=lambda: self.deploying,
+            failed=lambda error: self.failed.append(error.kind),
             clock=lambda: self.now_s,
-            wall_clock=lambda: ecs.STARTED.timestamp() + 1,
             sleep=self._sleep,
             rng=random.Random(1),
-            **options,
         )
 
-    async def run(self, *steps: Callable[[], object]) -> list[Snapshot | None]:
-        """Poll once, and once more after each step; return what each poll yielded, None for nothing."""
+    def _heard(self, *, complete: bool = False, asked_s: float | None = None) -> None:
+        if complete:
+            assert asked_s is not None
+            self.complete.append(asked_s)
+
+    async def run(self, *steps: Callable[[], object]) -> list[list[str]]:
+        """Poll once, and once more after each step; return what is known after each poll."""
         self._steps = list(steps)
-        self._seen: list[Snapshot | None] = [None]
+        self._seen: list[list[str]] = []
         try:
-            async for snapshot in self.poller.watch():
-                self._seen[-1] = snapshot
+            await self.poller.run()
         except _Enough:
             return self._seen
-        raise AssertionError("the watch has ended by itself")
+        raise AssertionError("the poller has ended by itself")
 
     async def _sleep(self, seconds: float) -> None:
+        self._seen.append(self.tasks())
         self.slept.append(seconds)
         self.now_s += seconds
         if not self._steps:
             raise _Enough
-        self._seen.append(None)
         self._steps.pop(0)()
+
+    def tasks(self) -> list[str]:
+        """Return every task that is known: its number, and whether it is to stop."""
+        return sorted(
+            f"{int(task.arn[-8:], 16)}{' stopping' if task.desired_status == 'STOPPED' else ''}"
+            for task in self.ledger.tasks()
+        )
+
+    def since(self, calls: int) -> list[str]:
+        """Return what was asked after the first *calls* calls."""
+        return [operation for operation, _ in self.api.asked[calls:]]
 
 
 def nothing() -> None:
     """Let a poll go by."""
 
 
-def endpoints(snapshot: Snapshot | None) -> list[str]:
-    assert snapshot is not None, "this poll should have yielded"
-    return [f"{e.address}{' draining' if e.draining else ''}" for e in snapshot.endpoints]
-
-
 def stopping(number: int = 1, **more: Any) -> dict[str, Any]:
     return ecs.task(number, desiredStatus="STOPPED", version=4, **more)
 
 
-# --- facts -----------------------------------------------------------------------------------------
+# --- a poll -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.asyncio
 async def test_one_poll_asks_each_thing_once() -> None:
     watched = Watched()
     watched.api.put(ecs.task(1), ecs.task(2, instance=2))
+    for number in (1, 2):
+        watched.ledger.hear_instance(_instance(number))
 
-    first, second, third = await watched.run(nothing, nothing)
+    assert await watched.run(nothing, nothing) == [["1", "2"]] * 3
 
-    assert endpoints(first) == ["10.0.1.5:32771", "10.0.2.5:32771"]
-    assert (second, third) == (None, None), "no change, no snapshot"
     assert watched.api.calls == {
         "ListTasks": 4,  # one more at the start, for those on their way out
         "DescribeTasks": 3,
         "DescribeContainerInstances": 3,
-        "DescribeInstances": 1,  # an address belongs to an instance for its life
-        "DescribeTaskDefinition": 1,  # a revision never changes
     }
-    assert watched.poller.status.calls is watched.api.calls
-    assert watched.poller.status.refreshes == 3
+    assert watched.complete[0] == 1000.0
+    assert len(watched.complete) == 3
+
+
+def _instance(number: int) -> ContainerInstance:
+    return container_instance(ecs.instance(number))
+
+
+@pytest.mark.asyncio
+async def test_each_page_is_described_by_itself() -> None:
+    watched = Watched()
+    watched.api.put(*(ecs.task(number) for number in range(250)))
+
+    (seen,) = await watched.run()
+
+    assert len(seen) == 250
+    described = [about for operation, about in watched.api.asked if operation == "DescribeTasks"]
+    assert sorted(len(about) for about in described if isinstance(about, list)) == [50, 100, 100]
 
 
 @pytest.mark.asyncio
@@ -155,19 +136,12 @@ async def test_life_of_a_task() -> None:
     pending = ecs.task(lastStatus="PENDING", version=1, containers=[ecs.container(bindings=[])])
     over = stopping(lastStatus="STOPPED") | {"version": 6}
 
-    polls = await watched.run(
+    assert await watched.run(
         lambda: api.put(pending),
         lambda: api.put(ecs.task()),
         lambda: api.put(stopping()),
         lambda: api.put(over),
-    )
-
-    assert endpoints(polls[0]) == []
-    assert polls[1] is not None, "the rule of the config has a task now"
-    assert (endpoints(polls[1]), polls[1].problems) == ([], ())
-    assert endpoints(polls[2]) == ["10.0.1.5:32771"]
-    assert endpoints(polls[3]) == ["10.0.1.5:32771 draining"]
-    assert endpoints(polls[4]) == []
+    ) == [[], ["1"], ["1"], ["1 stopping"], []]
 
 
 @pytest.mark.asyncio
@@ -176,31 +150,21 @@ async def test_tasks_already_stopping_at_the_start_are_seen() -> None:
     watched = Watched()
     watched.api.put(stopping())
 
-    (first,) = await watched.run()
-
-    assert endpoints(first) == ["10.0.1.5:32771 draining"]
+    assert await watched.run() == [["1 stopping"]]
 
 
 @pytest.mark.asyncio
-async def test_rules_of_other_clusters_are_not_its_business() -> None:
-    (first,) = await Watched(cluster=ecs.arn("cluster", "prod")).run()
-
-    assert first is not None
-    assert (first.source, set(first.services)) == ("ecs:prod", {"web"})
-
-
-@pytest.mark.asyncio
-async def test_address_of_a_new_instance_is_asked_until_known() -> None:
+async def test_an_instance_that_begins_to_drain_is_seen() -> None:
     watched = Watched()
-    watched.api.put(ecs.task())
-    address = watched.api.addresses.pop(ecs.ec2_id(1))
+    watched.api.put(ecs.task(1))
+    watched.ledger.hear_instance(_instance(1))
 
-    polls = await watched.run(nothing, lambda: watched.api.addresses.update({ecs.ec2_id(1): address}))
+    def drain() -> None:
+        watched.api.instances[ecs.instance_arn(1)] |= {"status": "DRAINING", "version": 8}
 
-    assert polls[0] is not None
-    assert "no private address" in polls[0].problems[0].what
-    assert endpoints(polls[2]) == ["10.0.1.5:32771"]
-    assert watched.api.calls["DescribeInstances"] == 3
+    await watched.run(drain, nothing)
+
+    assert watched.ledger.instances[ecs.instance_arn(1)].status == "DRAINING"
 
 
 # --- no news is not bad news -------------------------------------------------------------------------
@@ -212,21 +176,34 @@ async def test_stale_list_removes_nothing() -> None:
     watched = Watched()
     watched.api.put(ecs.task(1), ecs.task(2))
 
-    polls = await watched.run(lambda: setattr(watched.api, "listed", []), nothing, nothing, nothing)
+    seen = await watched.run(lambda: setattr(watched.api, "listed", []), nothing, nothing, nothing)
 
-    assert len(endpoints(polls[0])) == 2
-    assert polls[1:] == [None] * 4
+    assert seen == [["1", "2"]] * 5
 
 
 @pytest.mark.asyncio
-async def test_suddenly_empty_cluster_is_believed_only_after_a_second_look() -> None:
+async def test_suddenly_empty_service_is_believed_after_a_second_look_and_when_ecs_agrees() -> None:
     watched = Watched(confirm_s=3 * INTERVAL_S)
     watched.api.put(ecs.task(1), ecs.task(2))
+    watched.api.services["web"] = 2
 
-    polls = await watched.run(watched.api.tasks.clear, *[nothing] * 5)
+    seen = await watched.run(watched.api.tasks.clear, *[nothing] * 4, watched.api.services.clear, nothing)
 
-    assert [snapshot is not None for snapshot in polls] == [True, False, False, False, False, True, False]
-    assert endpoints(polls[5]) == []
+    assert seen == [["1", "2"]] * 6 + [[]] * 2
+    assert watched.api.calls["DescribeServices"] > 1
+
+
+@pytest.mark.asyncio
+async def test_tasks_of_a_deleted_service_are_gone() -> None:
+    watched = Watched(confirm_s=INTERVAL_S)
+    watched.api.put(ecs.task(1), ecs.task(2))
+
+    async def unknown(cluster: str, names: Sequence[str]) -> Described:
+        return Described([], list(names))
+
+    watched.api.describe_services = unknown  # type: ignore[method-assign]
+
+    assert (await watched.run(watched.api.tasks.clear, nothing, nothing))[-1] == []
 
 
 @pytest.mark.asyncio
@@ -238,7 +215,7 @@ async def test_listed_and_unknown_is_a_contradiction_and_removes_nothing() -> No
         watched.api.listed = list(watched.api.tasks)
         del watched.api.tasks[ecs.task_arn(1)]
 
-    assert (await watched.run(lose_one, nothing))[1:] == [None, None]
+    assert await watched.run(lose_one, nothing) == [["1", "2", "3"]] * 3
 
 
 @pytest.mark.asyncio
@@ -246,93 +223,47 @@ async def test_missing_task_of_many_is_removed_by_a_complete_answer() -> None:
     watched = Watched()
     watched.api.put(ecs.task(1), ecs.task(2, instance=2), ecs.task(3, instance=2))
 
-    polls = await watched.run(lambda: watched.api.tasks.pop(ecs.task_arn(1)))
+    seen = await watched.run(lambda: watched.api.tasks.pop(ecs.task_arn(1)))
 
-    assert endpoints(polls[1]) == ["10.0.2.5:32771", "10.0.2.5:32771"]
+    assert seen[1] == ["2", "3"]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    "operation",
-    [
-        "ListTasks",
-        "DescribeTasks",
-        "DescribeContainerInstances",
-        "DescribeInstances",
-        "DescribeTaskDefinition",
-    ],
-)
-async def test_any_failed_call_makes_the_whole_poll_say_nothing(operation: str) -> None:
-    """Even one that would only add: half a change is not a state the cluster was ever in."""
+@pytest.mark.parametrize("operation", ["ListTasks", "DescribeTasks", "DescribeContainerInstances"])
+async def test_a_poll_that_failed_takes_nothing_away(operation: str) -> None:
     watched = Watched()
     api = watched.api
-    api.put(ecs.task(1))
-    api.definitions[ecs.definition_arn("web:43")] = ecs.definition("web:43")
+    api.put(ecs.task(1), ecs.task(2), ecs.task(3))
+    watched.ledger.hear_instance(_instance(1))
 
-    def deploy_and_fail() -> None:
-        api.put(ecs.task(2, instance=2, definition="web:43"))
+    def lose_one_and_fail() -> None:
         del api.tasks[ecs.task_arn(1)]
-        api.errors = [(operation, DiscoveryError("throttled", "slow down"))]
+        api.errors = [(operation, THROTTLED)]
 
-    polls = await watched.run(deploy_and_fail, nothing)
+    seen = await watched.run(lose_one_and_fail, nothing)
 
-    assert polls[1] is None
-    assert len(endpoints(polls[2])) == 2
-    assert watched.poller.status.errors == {"throttled": 1}
+    assert seen == [["1", "2", "3"], ["1", "2", "3"], ["2", "3"]]
+    assert watched.failed == ["throttled"]
+    assert len(watched.complete) == 2
 
 
 @pytest.mark.asyncio
-async def test_malformed_answer_is_an_error_like_any_other() -> None:
+async def test_a_malformed_task_does_not_hide_the_others_but_is_no_complete_answer() -> None:
     watched = Watched()
-    watched.api.put(ecs.task(1))
+    watched.api.put(ecs.task(1), ecs.task(3), ecs.task(4))
 
-    polls = await watched.run(
-        lambda: watched.api.put({"taskArn": ecs.task_arn(2), "desiredStatus": "RUNNING"})
-    )
+    def spoil() -> None:
+        del watched.api.tasks[ecs.task_arn(1)]
+        watched.api.put({"taskArn": ecs.task_arn(2), "desiredStatus": "RUNNING"}, stopping(3))
 
-    assert polls[1] is None
-    assert watched.poller.status.errors == {"malformed": 1}
-    assert watched.poller.status.last_success_s == 1000.0
+    seen = await watched.run(spoil)
 
-
-@pytest.mark.asyncio
-async def test_definitions_learnt_before_an_error_are_kept() -> None:
-    """Else a cold start whose budget ends half way would begin again for ever."""
-    watched = Watched()
-    api = watched.api
-    for number in range(1, 4):
-        api.definitions[ecs.definition_arn(f"s{number}:1")] = ecs.definition(f"s{number}:1")
-        api.put(ecs.task(number, service=f"s{number}", definition=f"s{number}:1"))
-    answers = iter([None, DiscoveryError("throttled", "slow down")])
-    ask = api._ask
-
-    def throttled(operation: str) -> None:
-        ask(operation)
-        if operation == "DescribeTaskDefinition" and (error := next(answers, None)) is not None:
-            raise error
-
-    api._ask = throttled  # type: ignore[method-assign]
-
-    polls = await watched.run(nothing)
-
-    assert polls[0] is None
-    assert polls[1] is not None
-    assert api.calls["DescribeTaskDefinition"] <= 5, "the first of the three was not asked for twice"
+    assert seen[1] == ["1", "3 stopping", "4"]
+    assert watched.failed == ["malformed"]
+    assert len(watched.complete) == 1
 
 
-@pytest.mark.asyncio
-async def test_service_of_labels_stays_known_without_tasks() -> None:
-    watched = Watched(rules=(), domain="example.com")
-    watched.api.put(ecs.task())
-
-    polls = await watched.run(lambda: watched.api.put(stopping(lastStatus="STOPPED")))
-
-    assert endpoints(polls[1]) == []
-    assert polls[1] is not None
-    assert set(polls[1].services) == {"web"}
-
-
-# --- pace and voice ----------------------------------------------------------------------------------
+# --- pace --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.asyncio
@@ -349,38 +280,28 @@ async def test_polls_are_jittered_and_never_later_than_the_interval() -> None:
 @pytest.mark.asyncio
 async def test_slow_answer_shortens_the_pause_but_never_to_nothing() -> None:
     watched = Watched()
-    ask = watched.api._ask
+    ask = watched.api.ask
 
-    def slow(operation: str) -> None:
-        watched.now_s += 3.0
-        ask(operation)
+    def slow(operation: str, about: object = None) -> None:
+        watched.now_s += 2.9
+        ask(operation, about)
 
-    watched.api._ask = slow  # type: ignore[method-assign]
+    watched.api.ask = slow  # type: ignore[method-assign]
 
     await watched.run(nothing, nothing)
 
-    assert all(0.1 * INTERVAL_S <= pause < 2.0 for pause in watched.slept)
+    assert all(0.1 * INTERVAL_S <= pause < 2.2 for pause in watched.slept)
 
 
 @pytest.mark.asyncio
 async def test_hurry_shortens_the_pause_but_no_back_off() -> None:
     """A storm of refused connections must not keep asking an API whose budget is spent."""
     watched = Watched()
-    watched.api.errors = [("ListTasks", DiscoveryError("throttled", "slow down"))] * 3
-    slept: list[float] = []
+    watched.api.errors = [("ListTasks", THROTTLED)] * 3
 
-    async def sleep(seconds: float) -> None:
-        watched.poller.hurry()
-        for _ in range(5):
-            await asyncio.sleep(0)  # time for the hurry to be heard
-        slept.append(seconds)
-        if len(slept) == 3:
-            raise _Enough
+    await watched.run(watched.poller.hurry, watched.poller.hurry, watched.poller.hurry)
 
-    watched.poller._sleep = sleep
-    await watched.run()
-
-    assert slept[0] <= 0.5 < slept[1] <= 1.0 < slept[2] <= 2.0
+    assert watched.slept[0] <= 0.5 < watched.slept[1] <= 1.0 < watched.slept[2] <= 2.0
 
 
 @pytest.mark.asyncio
@@ -395,38 +316,143 @@ async def test_hurry_ends_a_pause_at_once_but_for_the_shortest() -> None:
             await asyncio.Event().wait()  # nothing but the hurry ends it
         if len(slept) == 4:
             raise _Enough
+        watched.now_s += seconds
 
     watched.poller._sleep = sleep
-    assert await watched.run() != []
+    await watched.run()
 
     assert slept[1] <= 0.1 * INTERVAL_S < slept[0]
 
 
-def test_retries_start_soon_and_end_at_a_minute() -> None:
-    rng = random.Random(1)
-    delays = [retry_delay_s(failures, rng) for failures in range(1, 40)]
-
-    assert delays[0] <= 0.5
-    assert all(delay <= 60.0 for delay in delays)
-    assert min(delays[10:]) >= 30.0
-    assert len(set(delays)) == len(delays)
+# --- while others tell of each change ------------------------------------------------------------------
 
 
 @pytest.mark.asyncio
-async def test_errors_are_logged_when_they_change_and_back_off(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "anyport.discovery.ecs")
+async def test_while_events_are_fresh_only_the_instances_are_counted() -> None:
     watched = Watched()
-    throttled, denied = DiscoveryError("throttled", "slow down"), DiscoveryError("denied", "not yours")
-    watched.api.errors = [("ListTasks", error) for error in (throttled, throttled, denied)]
+    watched.api.put(ecs.task(1), ecs.task(2, instance=2))
+    for number in (1, 2):
+        watched.ledger.hear_instance(_instance(number))
+    watched.eased = True
+    await watched.run()
+    before = len(watched.api.asked)
 
-    polls = await watched.run(nothing, nothing, nothing)
+    await watched.run(nothing, nothing)
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "ecs:prod: slow down",
-        "ecs:prod: not yours",
-        "ecs:prod: answers completely again",
-    ]
-    assert watched.poller.status.errors == {"throttled": 2, "denied": 1}
-    assert watched.poller.status.last_error == ""
-    assert watched.slept[0] <= 0.5 < watched.slept[2] <= 2.0
-    assert polls[3] is not None
+    once = ["DescribeContainerInstances", "ListContainerInstances", "ListTasks"]
+    assert sorted(watched.since(before)) == sorted(once * 3)
+    assert ("ListTasks", "FARGATE") in watched.api.asked[before:]
+    assert watched.slept[-2:] == pytest.approx([60.0, 60.0])
+    assert len(watched.complete) == 4
+
+
+@pytest.mark.asyncio
+async def test_audit_looks_at_an_instance_with_other_tasks_than_known() -> None:
+    """Events may have been lost, such as of an end and a start, which leave the number as it was."""
+    watched = Watched()
+    watched.api.put(*(ecs.task(number, instance=1 + number % 2) for number in range(1, 9)))
+    for number in (1, 2):
+        watched.ledger.hear_instance(_instance(number))
+    watched.eased = True
+
+    def swap() -> None:
+        del watched.api.tasks[ecs.task_arn(1)]
+        watched.api.put(ecs.task(10, instance=2))
+        watched.api.instances[ecs.instance_arn(2)] = ecs.instance(2, version=9)
+
+    def start() -> None:
+        watched.api.put(ecs.task(11, instance=1))
+
+    watched.poller._pace.poll_calls = 50
+    seen = await watched.run(nothing, swap, start)
+
+    assert seen[1] == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert seen[2] == ["10", "2", "3", "4", "5", "6", "7", "8"]
+    assert seen[3] == ["10", "11", "2", "3", "4", "5", "6", "7", "8"]
+
+
+@pytest.mark.asyncio
+async def test_audit_sees_what_is_on_no_instance() -> None:
+    watched = Watched()
+    fargate = {"containerInstanceArn": None, "launchType": "FARGATE"}
+    watched.api.put(*(ecs.task(number, **fargate) for number in range(1, 5)))
+    watched.eased = True
+
+    def change() -> None:
+        watched.api.put(stopping(1, **fargate), ecs.task(9, **fargate))
+
+    assert (await watched.run(change))[-1] == ["1 stopping", "2", "3", "4", "9"]
+
+
+@pytest.mark.asyncio
+async def test_tasks_of_a_machine_that_is_gone_are_looked_at() -> None:
+    watched = Watched()
+    watched.api.put(*(ecs.task(number, instance=1 + number % 2) for number in range(1, 7)))
+    for number in (1, 2):
+        watched.ledger.hear_instance(_instance(number))
+    watched.eased = True
+
+    def lose() -> None:
+        del watched.api.instances[ecs.instance_arn(2)]
+        watched.api.put(*(stopping(number, instance=2, lastStatus="STOPPED") for number in (1, 3, 5)))
+
+    assert (await watched.run(lose))[-1] == ["2", "4", "6"]
+
+
+@pytest.mark.asyncio
+async def test_a_poll_at_once_when_events_are_fresh_no_more() -> None:
+    watched = Watched()
+    watched.api.put(ecs.task(1))
+    watched.eased = True
+
+    def stop_being_fresh() -> None:
+        watched.eased = False
+        watched.api.put(stopping())
+
+    seen = await watched.run(stop_being_fresh, nothing)
+
+    assert seen[1] == ["1 stopping"]
+
+
+@pytest.mark.asyncio
+async def test_a_task_in_doubt_is_looked_at_before_all_else() -> None:
+    watched = Watched()
+    watched.api.put(*(ecs.task(number) for number in range(1, 5)))
+    watched.eased = True
+    await watched.run()
+    before = len(watched.api.asked)
+    watched.api.put(stopping(2, lastStatus="STOPPED"))
+    watched.poller.doubt([ecs.task_arn(2)])
+    watched.poller.hurry()
+
+    seen = await watched.run(nothing, nothing)
+
+    assert watched.api.asked[before] == ("DescribeTasks", [ecs.task_arn(2)])
+    assert watched.since(before)[1] == "ListContainerInstances", "and then for an answer about all"
+    assert seen[-1] == ["1", "3", "4"]
+
+
+@pytest.mark.asyncio
+async def test_paused_it_asks_only_what_is_in_doubt() -> None:
+    watched = Watched()
+    watched.api.put(*(ecs.task(number) for number in range(1, 5)))
+    await watched.run()
+    before = len(watched.api.asked)
+    watched.poller.pause()
+    watched.poller.hurry()
+    running = asyncio.create_task(watched.poller.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert watched.since(before) == []
+
+    watched.now_s += 60.0
+    watched.poller.doubt([ecs.task_arn(2)])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert watched.since(before) == ["DescribeTasks"]
+    running.cancel()
+    await asyncio.wait([running])
+
+    watched.poller.resume()
+    await watched.run(nothing)
+    assert watched.since(before)[1:3] == ["ListTasks", "DescribeTasks"]

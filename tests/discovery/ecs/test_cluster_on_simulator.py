@@ -1,4 +1,4 @@
-"""The production poller, through boto3, on the embedded cluster, while things change and fail."""
+"""A cluster as a source, through boto3, on the embedded ECS, while things change and fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 import pytest_asyncio
 
 from discovery.ecs.api import EcsApi
-from discovery.ecs.poller import EcsPoller
+from discovery.ecs.cluster import EcsCluster
+from discovery.ecs.sessions import Account
+from discovery.ecs.translate import Translator
 from discovery.model import Endpoint, Snapshot
 from discovery.simulator.events import Event
 from discovery.simulator.faults import Fault
@@ -24,19 +26,19 @@ WITHIN_S = 20.0
 
 
 class Scene:
-    """A cluster of the simulator and a poller that watches it; `snapshot` is the newest it yielded."""
+    """A cluster of the simulator and a source that watches it; `snapshot` is the newest it yielded."""
 
-    def __init__(self, simulator: Simulator, cluster: str, poller: EcsPoller) -> None:
+    def __init__(self, simulator: Simulator, cluster: str, source: EcsCluster) -> None:
         self.simulator = simulator
         self.cluster = cluster
-        self.poller = poller
+        self.source = source
         self.snapshot: Snapshot | None = None
         self.history: list[tuple[int, Snapshot]] = []  # with the number of complete polls before it
 
     async def watch(self) -> None:
-        async for snapshot in self.poller.watch():
+        async for snapshot in self.source.watch():
             self.snapshot = snapshot
-            self.history.append((self.poller.status.refreshes, snapshot))
+            self.history.append((self.source.status.refreshes, snapshot))
 
     def define(self, family: str, *, mode: str = "bridge", **container: Any) -> None:
         definition = {
@@ -70,7 +72,7 @@ class Scene:
 
     async def polls(self, count: int) -> None:
         """Let so many more polls end, well or badly."""
-        status = self.poller.status
+        status = self.source.status
 
         def ended() -> int:
             return status.refreshes + sum(status.errors.values())
@@ -96,15 +98,21 @@ async def scene(
     await simulator.add_cluster(cluster)
     for _ in range(2):
         await simulator.add_instance(cluster)
-    api = EcsApi(endpoint_url=simulator.url, call_timeout_s=CALL_TIMEOUT_S)
-    poller = EcsPoller(
+
+    async def hasty(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, PAUSE_S))
+
+    api = EcsApi(Account(endpoint_url=simulator.url), call_timeout_s=CALL_TIMEOUT_S, sleep=hasty)
+    source = EcsCluster(
         api,
+        name=f"ecs:{cluster}",
         cluster=cluster,
-        domain="example.com",
+        translator=lambda: Translator(source=f"ecs:{cluster}", domain="example.com"),
+        interval_s=2 * PAUSE_S,
         confirm_s=3600.0,
-        sleep=lambda seconds: asyncio.sleep(min(seconds, PAUSE_S)),
+        sleep=hasty,
     )
-    scene = Scene(simulator, cluster, poller)
+    scene = Scene(simulator, cluster, source)
     watching = asyncio.create_task(scene.watch())
     yield scene
     watching.cancel()
@@ -150,7 +158,7 @@ async def test_changes_are_seen_by_the_first_poll_that_starts_after_them(scene: 
         if event.detail_type == "ECS Task State Change" and event.cluster == scene.cluster:
             detail = event.detail
             state = "STOPPING" if detail["desiredStatus"] == "STOPPED" else detail["lastStatus"]
-            changes.setdefault((detail["taskArn"], state), scene.poller.status.refreshes)
+            changes.setdefault((detail["taskArn"], state), scene.source.status.refreshes)
 
     def changed(state: str) -> int:
         return sum(seen == state for _, seen in changes)
@@ -196,12 +204,11 @@ FAULTS = [
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_no_fault_of_the_api_takes_a_task_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_fault_of_the_api_takes_a_task_away(scene: Scene) -> None:
     scene.define("web")
     scene.create("web", 2)
     await scene.ready_are(2)
-    before, status = scene.snapshot, scene.poller.status
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # boto3 backs off between its attempts
+    before, status = scene.snapshot, scene.source.status
 
     for fault, kind in FAULTS:
         status.errors.clear()
@@ -219,9 +226,9 @@ async def test_no_fault_of_the_api_takes_a_task_away(scene: Scene, monkeypatch: 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_wrong_cluster_is_named_with_the_right_ones(scene: Scene) -> None:
-    scene.poller._cluster = scene.cluster.replace("wrong", "wrnog")
+    scene.source.poller._cluster = scene.cluster.replace("wrong", "wrnog")
 
-    await eventually(lambda: bool(scene.poller.status.last_error), within_s=WITHIN_S)
+    await eventually(lambda: bool(scene.source.status.last_error), within_s=WITHIN_S)
 
-    assert f"did you mean '{scene.cluster}'?" in scene.poller.status.last_error
-    assert scene.poller.status.errors["missing_cluster"] >= 1
+    assert f"did you mean '{scene.cluster}'?" in scene.source.status.last_error
+    assert scene.source.status.errors["missing_cluster"] >= 1
