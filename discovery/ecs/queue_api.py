@@ -20,11 +20,9 @@ Json = Mapping[str, Any]
 LONG_POLL_S: Final = 20  # the most that SQS allows
 BATCH: Final = 10  # the most messages that one call of SQS takes or gives
 _CALL_TIMEOUT_S: Final = 10.0
-_MISSING: Final = (
-    "AWS.SimpleQueueService.NonExistentQueue",
-    "QueueDoesNotExist",
-    "NonExistentQueue",
-)
+_NO_QUEUE: Final = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NonExistentQueue")
+_NO_TOPIC: Final = ("NotFound", "NotFoundException")
+CODES_MISSING: Final = (*_NO_QUEUE, *_NO_TOPIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +141,11 @@ class QueueApi:
 
     def _translated(self, exc: Exception, action: str, service: str) -> DiscoveryError:
         code = exc.response.get("Error", {}).get("Code", "") if isinstance(exc, ClientError) else ""
-        if code in _MISSING:
+        if code in _NO_QUEUE:
             return DiscoveryError(
                 "missing_queue", f"{action}: the queue does not exist: check queue in [ecs.events]"
             )
-        if code in ("NotFound", "NotFoundException", "TopicNotFound"):
+        if code in _NO_TOPIC:
             return DiscoveryError(
                 "missing_queue",
                 f"{action}: the topic does not exist: check topic in [ecs.events], "

@@ -273,6 +273,25 @@ def linger(proxy: str, deadline_s: float, settle_s: float, now: bool, command: t
     return Linger(options).run(command)
 
 
+@anyport.command("events-setup")
+@_config_option
+@click.option("--apply", "apply_", is_flag=True, help="Make it in the account. Again, it changes nothing.")
+@click.option("--remove", is_flag=True, help="Take it away again.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def events_setup(config_file: str | None, apply_: bool, remove: bool, as_json: bool) -> int:
+    """Print what it takes in AWS for events to arrive, as a CloudFormation template, or make it.
+
+    Rules of EventBridge that send the events of the configured clusters to an SNS topic, to which each proxy
+    subscribes a queue of its own, or to the queue that [ecs.events] names.
+    """
+    if apply_ and remove:
+        raise click.UsageError("--apply and --remove are opposites")
+    config = _load(config_path(config_file, os.environ))
+    from proxy.cli.setup import set_up
+
+    return set_up(config, "apply" if apply_ else "remove" if remove else "print", as_json=as_json)
+
+
 def _load(path: Path | None) -> Config:
     from proxy.config import ConfigError, load
 

@@ -1,0 +1,76 @@
+"""`anyport events-setup`: what it takes in an AWS account for events to arrive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import click
+
+from discovery.ecs.events_apply import EventsAccount
+from discovery.ecs.events_setup import STACK_ACCOUNT, STACK_REGION, Setup, template
+from discovery.ecs.queue_api import region_of
+from discovery.ecs.sessions import Account, Clients
+from discovery.model import DiscoveryError
+from proxy.cli.fault import Fault
+from proxy.config import Config
+
+_TIMEOUT_S: Final = 20.0
+_DEPLOY: Final = (
+    "deploy it with: anyport events-setup > events.json && aws cloudformation deploy "
+    "--stack-name anyport-events --template-file events.json\n"
+    "or let `anyport events-setup --apply` make the same"
+)
+
+
+def set_up(config: Config, what: Literal["print", "apply", "remove"], *, as_json: bool) -> int:
+    """Do it and say what was done; return the exit status."""
+    ecs = config.ecs
+    if not ecs.clusters:
+        raise Fault(
+            "there is no cluster whose events could be wanted", "add `clusters` in [ecs]", exit_code=2
+        )
+    queue = "" if ecs.events.queue == "auto" else ecs.events.queue
+    region = region_of(queue) or region_of(ecs.events.topic) or ecs.region
+    if not ecs.events.queue:
+        click.echo('note: events are off as long as [ecs.events] does not say queue = "auto"', err=True)
+    if what == "print":
+        setup = Setup(
+            clusters=ecs.clusters,
+            region=region or STACK_REGION,
+            account=STACK_ACCOUNT,
+            queue=queue,
+            topic=ecs.events.topic,
+        )
+        click.echo(json.dumps(template(setup), indent=2))
+        if not as_json:
+            click.echo(_DEPLOY, err=True)
+        return 0
+    account = EventsAccount(
+        Clients(Account(region=region, endpoint_url=ecs.endpoint_url), read_timeout_s=_TIMEOUT_S)
+    )
+    done: list[str] = []
+    try:
+        number, region = account.whoami()
+        setup = Setup(
+            clusters=ecs.clusters, region=region, account=number, queue=queue, topic=ecs.events.topic
+        )
+        for line in _doing(account, setup, what):
+            done.append(line)
+            if not as_json:
+                click.echo(line)
+    except DiscoveryError as error:
+        if not as_json:
+            raise Fault(str(error)) from None
+        click.echo(json.dumps({"ok": False, "done": done, "error": str(error)}, indent=2))
+        return 1
+    if as_json:
+        click.echo(json.dumps({"ok": True, "done": done}, indent=2))
+    elif not done:
+        click.echo("nothing to do")
+    return 0
+
+
+def _doing(account: EventsAccount, setup: Setup, what: str) -> Iterator[str]:
+    return account.apply(setup) if what == "apply" else account.remove(setup)
