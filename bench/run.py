@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from bench import handshakes, idle, latency, peers, routing, snapshot, throughput, websocket, workers
+from bench import change, handshakes, idle, latency, peers, routing, snapshot, throughput, websocket, workers
 from bench.harness import Bench, pins
 
 _OTHERS: Final[dict[str, Callable[[Bench], str]]] = {
@@ -25,6 +25,7 @@ _OTHERS: Final[dict[str, Callable[[Bench], str]]] = {
     "workers": workers.run,
     "routing": lambda _: routing.run(),
     "snapshot": snapshot.run,
+    "change": lambda _: change.run(),
 }
 CASES: Final = (*throughput.CASES, *_OTHERS)
 

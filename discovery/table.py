@@ -78,7 +78,8 @@ class BackendTable:
         known = [self._latest[name] for name in self._order if name in self._latest]
         services = self._services(known, before, snapshot)
         names = _changed(before.by_service, snapshot.by_service)
-        names |= self._snapshot.services.keys() ^ services.keys()
+        if services is not self._snapshot.services:
+            names |= self._snapshot.services.keys() ^ services.keys()
         merged, again = self._merge(known, services, names)
         problems = self._snapshot.problems
         if services is not self._snapshot.services or before.problems != snapshot.problems:
@@ -114,7 +115,7 @@ class BackendTable:
         merged = {**before, **changed}
         for name in [name for name, now in changed.items() if not now]:
             del merged[name]
-        if merged.keys() != before.keys():
+        if any(not now or name not in before for name, now in changed.items()):
             merged = dict(sorted(merged.items()))
         return MappingProxyType(merged), True
 
@@ -123,7 +124,10 @@ def _changed(before: Mapping[str, tuple[Endpoint, ...]], now: Mapping[str, tuple
     """Return the names of the services whose endpoints are not the same object."""
     if before is now:
         return set()
-    names = {name for name, endpoints in now.items() if before.get(name) is not endpoints}
+    get = before.get
+    names = {name for name, endpoints in now.items() if get(name) is not endpoints}
+    if len(before) == len(now) and all(name in before for name in names):
+        return names  # and so none has gone
     return names | (before.keys() - now.keys())
 
 

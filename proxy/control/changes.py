@@ -14,10 +14,12 @@ def changes(old: TableSnapshot, new: TableSnapshot) -> Iterator[str]:
         yield f"table loaded: {len(new.services)} services, {len(new.backends)} backends"
     if new.services is not old.services:
         yield from _services(old.services, new.services)
+    if new.by_service is old.by_service:
+        return
+    rows_before = old.by_service.get
     for name, rows in new.by_service.items():
-        before = old.by_service.get(name, ())
-        if before is not rows:
-            yield from _service_changes(before, rows)
+        if rows_before(name) is not rows:
+            yield from _service_changes(rows_before(name, ()), rows)
     for name in old.by_service.keys() - new.by_service.keys():
         yield from _service_changes(old.by_service[name], ())
 

@@ -122,28 +122,29 @@ class Composer:
     def table(self, *, verdict: Judge, touched: Set[str], settings: WorkerSettings) -> TableSnapshot:
         """Return the table to send, with revision 0. *touched*: services of which a verdict has changed."""
         known, base = self._known, self._base
-        rows = dict(self._rows)
-        services = self._services
+        services, again = self._services, False
+        made: dict[str, tuple[BackendRow, ...]] = {}
         for name in self._changed | touched:
             service = self._service(name)
+            if service is not services.get(name):
+                again = True
             if service is None:
                 services.pop(name, None)
-                rows.pop(name, None)
                 continue
             services[name] = service
-            made = tuple(self._made(name, service, verdict))
-            if made != rows.get(name):
-                rows[name] = made
-        if self._changed:
+            rows = tuple(self._made(name, service, verdict))
+            if rows != self._rows.get(name):
+                made[name] = rows
+        self._changed = set()
+        if again:
             names = [*known.facts.services]
             if known.pending:
-                names += (row.name for row in base.services if row.name not in known.facts.services)
-            lines = tuple(services[name] for name in names)
-            self._lines = self._lines if lines == self._lines else lines
-            rows = {name: rows[name] for name in names}
-            self._changed = set()
-        if not _same(rows, self._rows):
-            self._rows = MappingProxyType(rows)
+                names += (name for name in self._base_services if name not in known.facts.services)
+            self._lines = tuple(services[name] for name in names)
+            every = {**self._rows, **made}
+            self._rows = MappingProxyType({name: every[name] for name in names})
+        elif made:
+            self._rows = MappingProxyType({**self._rows, **made})
         return TableSnapshot(
             revision=0,
             loaded=base.loaded or not known.pending,
@@ -211,12 +212,9 @@ def _differing(before: Mapping[str, V], now: Mapping[str, V]) -> set[str]:
     """Return the names under which the two do not have the same object."""
     if before is now:
         return set()
-    names = {name for name, value in now.items() if before.get(name) is not value}
+    get = before.get
+    names = {name for name, value in now.items() if get(name) is not value}
     return names | (before.keys() - now.keys())
-
-
-def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    return len(one) == len(other) and not _differing(one, other)
 
 
 def _by_place(base: TableSnapshot) -> dict[Place, set[str]]:

@@ -133,16 +133,19 @@ class Encoder:
             "settings": snapshot.settings,
             "services": len(snapshot.services),
         }
-        before, self._groups = self._groups, {}
+        before = self._groups.get
+        now: dict[str, _Written] = {}
         parts = [_line(first)]
         rows_of = snapshot.by_service.get
         for service in snapshot.services:
-            rows = rows_of(service.name, ())
-            group = before.get(service.name)
+            name = service.name
+            rows = rows_of(name, ())
+            group = before(name)
             if group is None or group.rows is not rows or group.service is not service:
                 group = _Written(service, rows, group)
-            self._groups[service.name] = group
+            now[name] = group
             parts.append(group.text)
+        self._groups = now
         return parts
 
 
