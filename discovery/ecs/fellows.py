@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final
 
 from discovery.ecs.fleet import Peer, older, peers
@@ -95,7 +96,8 @@ class Fleet:
             self.found.set()
 
     def _placed(self) -> bool:
-        return all(peer.host for peer in self.others() if peer.started_at < math.inf)
+        older = takewhile(lambda peer: peer.task_arn != self.own_arn, self.peers())
+        return all(peer.host for peer in older if peer.started_at < math.inf)
 
     async def _list(self, ledger: Ledger, api: EcsQueries, cluster: str, identity: Identity) -> None:
         service = identity.service

@@ -42,8 +42,9 @@ _UNKNOWN_S: Final = 3.0
 class Follower:
     """What our leader knows of one cluster; a feed.
 
-    `lead()` and `follow()` are called when this proxy begins to ask the API itself and when another one does
-    it for us: neither before that is decided. `doubt(arns)` is told of tasks we know and our leader does not.
+    `lead()` is called when this proxy begins to ask the API itself; `follow(stale_after_s)` while another one
+    does it for us, again and again, with what that one takes for stale: neither before it is decided.
+    `doubt(arns)` is told of tasks that we know and our leader does not.
     """
 
     name: Final = "leader"
@@ -58,7 +59,7 @@ class Follower:
         share: Share,
         status: SourceStatus,
         lead: Callable[[], None],
-        follow: Callable[[], None],
+        follow: Callable[[float | None], None],
         doubt: Callable[[Collection[str]], None] = lambda arns: None,
         find: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -200,6 +201,8 @@ class Follower:
         self.status.heard_s, self.status.age_s, self.status.last_error = now_s, age_s, ""
         self._share.chain = (leader.task_arn, *_chain(answer.word))
         self._take(leader.task_arn)
+        stale_after_s = _seconds(answer.word.get("stale_after_s"))
+        self._follow(None if stale_after_s is None else stale_after_s + _WAIT_S)
         asked_s = now_s - age_s
         if complete:
             # What we knew when we led ourselves may be fresher: it is still known.
@@ -230,14 +233,12 @@ class Follower:
     def _take(self, role: str) -> None:
         if role == self._role:
             return
-        before, self._role = self._role, role
+        self._role = role
         self._share.leading = self.status.leads = not role
         self.status.leader = role
         self.status.changes += 1
         if role:
             log.info("fleet: %s: following proxy %s", self._cluster, short_name(role))
-            if not before:
-                self._follow()
         else:
             log.info("fleet: %s: leading, of %d proxies", self._cluster, len(self._fleet.others()) + 1)
             self._share.chain = ()
