@@ -187,11 +187,12 @@ class AgentFeed:
 
     def _elsewhere(self, found: Identity) -> str | None:
         """Return an instance of our cluster if that is a namesake's, in another Region or account."""
-        other = next(iter(self._ledger.instances), "")
+        known = self._ledger.instances
+        other = next((arn for arn in known if arn != found.instance_arn), "")  # ours may be our own word
         arn = parse_arn(other)
-        return (
-            other if arn is not None and (arn.region, arn.account) != (found.region, found.account) else None
-        )
+        if arn is None or (arn.region, arn.account) == (found.region, found.account):
+            return None
+        return other
 
     def _introduce(self, found: Identity) -> None:
         if found != self._instance:

@@ -125,8 +125,7 @@ async def test_it_gives_up_where_there_is_nothing() -> None:
 async def test_nobody_is_asked_before_somebody_wants_to_know(place: Place) -> None:
     whoami = Whoami(place.environ)
     asking = asyncio.create_task(whoami.run())
-    await asyncio.sleep(0)
-    assert not asking.done()
+    await asyncio.wait([asking], timeout=0.1)
     assert whoami.identity == NOBODY
     assert (await whoami.known()).task_arn == TASK
     await asking

@@ -232,6 +232,37 @@ async def test_the_agent_overrules_the_api_about_its_own_instance(place: Place) 
 
 
 @pytest.mark.asyncio
+async def test_it_contradicts_others_without_saying_anything_new(place: Place) -> None:
+    here, never_here = place.run_task(), place.run_task()
+    place.tasks.remove(never_here)
+    place.describe(here)
+    async with Running(place.feed()):
+        await eventually(lambda: place.status(here) == "RUNNING RUNNING")
+        place.describe(never_here, last_status="RUNNING")
+        await _looks(place)
+        assert place.status(never_here) == "RUNNING RUNNING", "it may not have got there yet"
+        for _ in range(5):
+            place.now_s += 4.0
+            await _looks(place)
+        assert place.status(never_here) == ""
+
+
+@pytest.mark.asyncio
+async def test_of_an_agent_long_silent_the_word_does_not_outweigh_newer_ones(place: Place) -> None:
+    task = place.run_task()
+    place.describe(task)
+    async with Running(place.feed()) as feed:
+        await eventually(lambda: place.status(task) == "RUNNING RUNNING")
+        await place.servers.stop_agent()
+        place.now_s += 11.0
+        await eventually(lambda: feed._told)
+        moved = SeenBinding(first=8080, last=8080, host_first=40000)
+        restarted = SeenContainer(name="app", last_status="RUNNING", runtime_id="92", bindings=(moved,))
+        place.describe(task, last_status="RUNNING", version=5, containers=(restarted,))
+        assert place.port(task) == 40000
+
+
+@pytest.mark.asyncio
 async def test_one_connection_serves_and_an_unchanged_answer_changes_nothing(place: Place) -> None:
     place.describe(place.run_task())
     async with Running(place.feed()) as feed:
@@ -362,6 +393,25 @@ async def test_a_stranger_is_not_believed(place: Place, metadata: object) -> Non
     stranger.say("/v1/metadata", metadata)
     stranger.say("/v1/tasks", TASKS)
     place.ledger.hear_instance(ContainerInstance(arn=INSTANCE, ec2_id=ME.ec2_id, version=1))
+    async with stranger as url, Running(place.feed(url)):
+        await eventually(lambda: stranger.asked.count("/v1/metadata") >= 3)
+        assert not _believed(place)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "known",
+    [
+        ContainerInstance(arn=INSTANCE, ec2_id="i-0ffffffff", version=1),
+        # Our cluster has a namesake in another account, and that is the one we follow.
+        ContainerInstance(arn=INSTANCE.replace("111122223333", "999999999999"), ec2_id="i-1", version=1),
+    ],
+)
+async def test_what_the_api_knows_otherwise_is_not_believed(place: Place, known: ContainerInstance) -> None:
+    stranger = Stranger()
+    stranger.say("/v1/metadata", METADATA)
+    stranger.say("/v1/tasks", TASKS)
+    place.ledger.hear_instance(known)
     async with stranger as url, Running(place.feed(url)):
         await eventually(lambda: stranger.asked.count("/v1/metadata") >= 3)
         assert not _believed(place)

@@ -11,6 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from discovery.identity import Identity
+from discovery.whoami import Whoami
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import plain_errors, serving
@@ -85,13 +87,18 @@ async def test_the_table_has_the_promised_fields() -> None:
 
 @pytest.mark.asyncio
 async def test_the_overview() -> None:
-    app = admin_app(a_status(), lambda: "", clock=lambda: NOW_S)
+    status = a_status()
+    status.whoami = Whoami.told(Identity(cluster="prod", task_arn="t", ec2_id="i-1", zone="eu-west-1b"))
+    app = admin_app(status, lambda: "", clock=lambda: NOW_S)
     async with served(app) as (session, url), session.get(f"{url}/api/v1/status") as answer:
         found = await answer.json()
 
     assert (found["version"], found["revision"], found["ready"]) == ("1.2.3", 5, True)
     assert found["sources"][0]["source"] == "ecs:prod"
     assert len(found["workers"]) == 2
+    assert found["self"] == {
+        "cluster": "prod", "service": "", "task": "t", "instance": "i-1", "address": "", "zone": "eu-west-1b",
+    }  # fmt: skip
 
 
 @pytest.mark.asyncio
