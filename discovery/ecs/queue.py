@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from discovery.ecs.events import News, read
 from discovery.ecs.pace import retry_delay_s
-from discovery.ecs.queue_api import BATCH, Message, QueueApi
+from discovery.ecs.queue_api import BATCH, LONG_POLL_S, Message, QueueApi
 from discovery.ecs.queue_place import Place, Places
 from discovery.model import DiscoveryError
 
@@ -59,12 +59,14 @@ class EventQueue:
         api: QueueApi,
         places: Places,
         *,
+        wait_s: int = LONG_POLL_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self.api = api
         self._places = places
+        self._wait_s = wait_s
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.Random()
@@ -73,54 +75,72 @@ class EventQueue:
         self._receipts: deque[str] = deque()
         self._some_receipts = asyncio.Event()
         self._last_error = ""
+        self._place: Place | None = None
+        self._question: asyncio.Task[list[Message]] | None = None
         self._answered_s: float | None = None
 
     async def serve(self, listener: Listener) -> None:
         """Bring *listener* its events until cancelled. Of several at once, one does the work for all."""
         self._listeners.append(listener)
+        if self._place is not None:
+            listener.gap(self._clock() + self._place.settle_s)
         try:
             async with self._turn:
                 await self._read()
         finally:
             self._listeners.remove(listener)
             if not self._listeners:
-                await self._places.close()
-                self.api.close()
+                await self._end()
 
     async def _read(self) -> None:
         async with asyncio.TaskGroup() as group:
-            place: Place | None = None
-            helpers: list[asyncio.Task[None]] = []
+            group.create_task(self._delete(), name="delete events")
+            group.create_task(self._tidy(), name="remove queues that are left")
             failures = 0
             while True:
                 try:
-                    if place is None:
-                        place = await self._places.open()
-                        self._gap(place)
-                        helpers = [
-                            group.create_task(self._delete(place.url), name="delete events"),
-                            group.create_task(self._tidy(), name="remove queues that are left"),
-                        ]
-                    messages = await self.api.receive(place.url)
+                    place = self._place or await self._open()
+                    messages = await self._receive(place)
                 except DiscoveryError as error:
                     failures += 1
                     self._failed(error)
                     if error.kind == "missing_queue":
-                        place = None
-                        for helper in helpers:
-                            helper.cancel()
+                        self._place = None
                     await self._sleep(retry_delay_s(failures, self._rng))
                 else:
                     failures = 0
                     self._answered(place)
                     self._hear(messages)
 
-    def _gap(self, place: Place) -> None:
-        self._answered_s = None
+    async def _open(self) -> Place:
+        place = await self._places.open()
+        self._place, self._answered_s = place, None
         self._receipts.clear()
         settled_s = self._clock() + place.settle_s
         for listener in self._listeners:
             listener.gap(settled_s)
+        return place
+
+    async def _receive(self, place: Place) -> list[Message]:
+        # Whoever reads next takes over a question that is under way: its answer would be lost for a while.
+        if self._question is None:
+            self._question = asyncio.create_task(
+                self.api.receive(place.url, wait_s=self._wait_s), name="receive events"
+            )
+        question = self._question
+        try:
+            return await asyncio.shield(question)
+        finally:
+            if question.done():
+                self._question = None
+
+    async def _end(self) -> None:
+        if self._question is not None:
+            self._question.cancel()
+            self._question = None
+        self._place = None
+        await self._places.close()
+        self.api.close()
 
     def _answered(self, place: Place) -> None:
         now_s = self._clock()
@@ -159,7 +179,7 @@ class EventQueue:
             self._receipts.extend(message.receipt for message in messages)
             self._some_receipts.set()
 
-    async def _delete(self, url: str) -> None:
+    async def _delete(self) -> None:
         while True:
             await self._some_receipts.wait()
             if len(self._receipts) < BATCH:
@@ -167,10 +187,11 @@ class EventQueue:
             batch = [self._receipts.popleft() for _ in range(min(BATCH, len(self._receipts)))]
             if not self._receipts:
                 self._some_receipts.clear()
-            if not batch:
+            place = self._place
+            if not batch or place is None:
                 continue
             try:
-                await self.api.delete(url, batch)
+                await self.api.delete(place.url, batch)
             except DiscoveryError as error:
                 self._failed(error)  # they come again
 

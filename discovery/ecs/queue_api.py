@@ -19,6 +19,9 @@ Json = Mapping[str, Any]
 
 LONG_POLL_S: Final = 20  # the most that SQS allows
 BATCH: Final = 10  # the most messages that one call of SQS takes or gives
+# So long a message that was received and not deleted is hidden: what a reader takes that ends in the
+# middle, the next one gets after that.
+_HIDDEN_S: Final = 10
 _CALL_TIMEOUT_S: Final = 10.0
 _NO_QUEUE: Final = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NonExistentQueue")
 _NO_TOPIC: Final = ("NotFound", "NotFoundException")
@@ -44,7 +47,12 @@ class QueueApi:
     async def receive(self, url: str, *, wait_s: int = LONG_POLL_S) -> list[Message]:
         """Return the next messages, at most ten; [] if none came in *wait_s*."""
         answer = await self._call(
-            "sqs", "ReceiveMessage", QueueUrl=url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=wait_s
+            "sqs",
+            "ReceiveMessage",
+            QueueUrl=url,
+            MaxNumberOfMessages=BATCH,
+            WaitTimeSeconds=wait_s,
+            VisibilityTimeout=_HIDDEN_S,
         )
         return [
             Message(message["Body"], message["ReceiptHandle"])

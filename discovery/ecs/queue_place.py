@@ -161,9 +161,11 @@ class OwnQueue:
 
     async def _is_young(self, url: str) -> bool:
         """Say whether a queue may belong to a task that has just started, of which nobody has told yet."""
-        created = str((await self._api.attributes(url)).get("CreatedTimestamp", ""))
-        age_s = self._wall_clock() - float(created) if created.isdecimal() else 0.0
-        return age_s < _YOUNG_S
+        try:
+            created_s = float((await self._api.attributes(url)).get("CreatedTimestamp", "x"))
+        except ValueError:
+            return True
+        return self._wall_clock() - created_s < _YOUNG_S
 
 
 def sibling(arn: str, topic: str) -> str:
