@@ -61,6 +61,7 @@ class AgentFeed:
         cluster: str,
         whoami: Whoami,
         region: str = "",
+        account: str = "",
         setting: str = "auto",
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +71,7 @@ class AgentFeed:
         self._cluster = cluster
         self._whoami = whoami
         self._region = region
+        self._account = account
         self._setting = setting
         self._interval_s = interval_s
         self._clock = clock
@@ -95,7 +97,7 @@ class AgentFeed:
     async def run(self) -> None:
         self._forget()
         me = await self._whoami.known()
-        if not _may_be_ours(me, self._cluster, self._region) or me.launch_type == "FARGATE":
+        if not _may_be_ours(me, self._cluster, self._region, self._account) or me.launch_type == "FARGATE":
             return
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_create_end.append(self._connected)
@@ -169,7 +171,7 @@ class AgentFeed:
         me = self._whoami.identity
         if not found.instance_arn:
             raise AgentError("it is no ECS agent, or its instance is not registered yet")
-        if not _may_be_ours(found, self._cluster, self._region):
+        if not _may_be_ours(found, self._cluster, self._region, self._account):
             raise AgentError(f"it is the agent of {found.cluster_arn}, not of {self._cluster}")
         for known, said in ((me.cluster_arn, found.cluster_arn), (self._expected(me), found.instance_arn)):
             if known and known != said:
@@ -277,10 +279,11 @@ def candidates(me: Identity, gateway: str) -> list[str]:
     return [f"http://{host}:{PORT}" for host in hosts]
 
 
-def _may_be_ours(identity: Identity, cluster: str, region: str) -> bool:
-    """Return whether *identity* is in *cluster* (name or ARN) of *region* ("": unknown), or does not know."""
-    if region and identity.region not in ("", region):
-        return False
+def _may_be_ours(identity: Identity, cluster: str, region: str, account: str) -> bool:
+    """Return whether *identity* is in *cluster* (name or ARN), as far as it and we know ("": unknown)."""
+    for ours, its in ((region, identity.region), (account, identity.account)):
+        if ours and its and ours != its:
+            return False
     if not identity.cluster:
         return True
     return cluster == identity.cluster_arn if cluster.startswith("arn:") else cluster == identity.cluster

@@ -516,6 +516,17 @@ async def test_nobody_is_asked_where_the_agent_is_not_ours(place: Place, me: Ide
 
 
 @pytest.mark.asyncio
+async def test_nobody_is_asked_for_a_cluster_of_another_account(place: Place) -> None:
+    place.whoami = Whoami.told(Identity(cluster="prod", cluster_arn=CLUSTER, account="111122223333"))
+    feed = AgentFeed(
+        place.ledger, place._hear, cluster="prod", whoami=place.whoami, account="999999999999",
+        setting=place.instance.agent_url,
+    )  # fmt: skip
+    await asyncio.wait_for(feed.run(), 5)
+    assert place.servers.asked == 0
+
+
+@pytest.mark.asyncio
 async def test_an_agent_that_hangs_is_waited_for_no_longer_than_a_second(place: Place) -> None:
     async def hang() -> bytes:
         await asyncio.sleep(3600)
