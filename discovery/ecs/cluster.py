@@ -142,6 +142,7 @@ class EcsCluster:
             finally:
                 for task in running:
                     task.cancel()
+                self._api.close()
 
     def hurry(self, task_arn: str = "") -> None:
         """Have every feed look again soon; with *task_arn*, at that task before all else."""

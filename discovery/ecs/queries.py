@@ -22,6 +22,8 @@ class EcsQueries(Protocol):
     @property
     def calls(self) -> Counter[str]: ...
 
+    def close(self) -> None: ...
+
     def task_pages(
         self,
         cluster: str,

@@ -302,10 +302,12 @@ def _load(path: Path | None) -> Config:
 
 
 def _summary(config: Config) -> str:
-    clusters = ", ".join(config.ecs.clusters)
+    from proxy.config import clusters_of
+
+    clusters = ", ".join(at.id for at in clusters_of(config.ecs))
     parts = [
         f"listens on {', '.join(listener.address for listener in config.listener)}",
-        f"cluster{'s' if len(config.ecs.clusters) > 1 else ''} {clusters}" if clusters else "no ECS cluster",
+        f"cluster{'s' if ', ' in clusters else ''} {clusters}" if clusters else "no ECS cluster",
         f"{len(config.service)} service{'' if len(config.service) == 1 else 's'} named",
     ]
     return "; ".join(parts)

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+from proxy.config.clusters import ClusterAt, clusters_of
 from proxy.config.errors import ConfigError, Issue
 from proxy.config.load import load
 from proxy.config.model import (
     Address,
     Admin,
+    BackendTls,
     Config,
     Count,
     Ecs,
+    EcsCluster,
     EcsTarget,
     Health,
     Listener,
@@ -27,10 +30,13 @@ from proxy.config.model import (
 __all__ = [
     "Address",
     "Admin",
+    "BackendTls",
+    "ClusterAt",
     "Config",
     "ConfigError",
     "Count",
     "Ecs",
+    "EcsCluster",
     "EcsTarget",
     "Health",
     "Issue",
@@ -40,6 +46,7 @@ __all__ = [
     "Seconds",
     "Service",
     "ServiceTls",
+    "clusters_of",
     "load",
     "split_address",
 ]

@@ -103,14 +103,26 @@ class Events(_Section):
     topic: Annotated[str, AfterValidator(text.topic)] = ""  # "": "anyport-events"; only with "auto"
 
 
-class Ecs(_Section):
-    """The ECS API as a source. Without `clusters` it is not asked."""
+class EcsCluster(_Section):
+    """A cluster that is asked elsewhere, or as somebody else, than [ecs] says."""
 
-    clusters: tuple[str, ...] = ()
+    name: str  # or its ARN
+    region: str = ""  # "": that of the ARN, or of [ecs]
+    role_arn: Annotated[str, AfterValidator(text.role_arn)] = ""  # assumed first; "": none
+    external_id: str = ""  # that the role asks for
+    endpoint_url: Annotated[str, AfterValidator(text.endpoint_url)] = ""  # "": as [ecs]
+
+
+class Ecs(_Section):
+    """The ECS API as a source. Without a cluster it is not asked. `clusters_of` has them all."""
+
+    clusters: tuple[str, ...] = ()  # the short form
+    cluster: tuple[EcsCluster, ...] = ()
     region: str = ""  # "": what boto3 finds (AWS_REGION, profile, instance metadata)
     endpoint_url: Annotated[str, AfterValidator(text.endpoint_url)] = ""  # "": AWS itself
     poll_interval_s: Seconds = 5.0
     call_timeout_s: Seconds = 10.0
+    api_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
     domain: Annotated[str, AfterValidator(text.optional_domain)] = ""  # `web` answers to `web.<domain>`
     agent: Annotated[str, AfterValidator(text.agent)] = "auto"  # "off", or its URL
     events: Events = Events()

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from proxy.config.clusters import clusters_of
 from proxy.config.model import BackendTls, Config, Health, Service
 from proxy.config.positions import Path
 from proxy.config.text import split_address
@@ -38,7 +39,7 @@ def check(config: Config) -> Iterator[Problem]:
     for index, service in enumerate(config.service):
         yield from _places(config, service, ("service", index))
         yield from _tls(service, ("service", index, "tls"))
-    if not config.ecs.clusters and not config.service and not config.file.path:
+    if not clusters_of(config.ecs) and not config.service and not config.file.path:
         yield Problem(
             (("ecs",), ("service",)),
             "there is nothing to route to: no [ecs] clusters and no [[service]]",
@@ -118,13 +119,28 @@ def _hard_to_guess(secret: str, path: Path) -> Iterator[Problem]:
 
 def _clusters(config: Config) -> Iterator[Problem]:
     seen: set[str] = set()
-    for index, cluster in enumerate(config.ecs.clusters):
-        path = ("ecs", "clusters", index)
-        if not cluster.strip():
+    for path, at in zip(_cluster_paths(config), clusters_of(config.ecs), strict=True):
+        if not at.cluster.strip():
             yield Problem((path,), "a cluster needs a name", "write its name or its ARN")
-        elif short(cluster) in seen:
-            yield Problem((path,), f'cluster "{cluster}" is named twice', "leave one out")
-        seen.add(short(cluster))
+        elif at.id in seen:
+            yield Problem(
+                (path,),
+                f'cluster "{at.cluster}" is named twice',
+                "leave one out, or say which Region each is in",
+            )
+        elif at.external_id and not at.role_arn:
+            yield Problem(
+                ((*path[:-1], "external_id"), (*path[:-1], "role_arn")),
+                "`external_id` is of no use without `role_arn`",
+                "add the role that asks for it, or leave it out",
+            )
+        seen.add(at.id)
+
+
+def _cluster_paths(config: Config) -> Iterator[Path]:
+    """Yield where each cluster is named, in the order of `clusters_of`."""
+    yield from (("ecs", "clusters", index) for index in range(len(config.ecs.clusters)))
+    yield from (("ecs", "cluster", index, "name") for index in range(len(config.ecs.cluster)))
 
 
 def _events(config: Config) -> Iterator[Problem]:
@@ -265,15 +281,15 @@ def _client_pair(tls: BackendTls, path: Path) -> Iterator[Problem]:
 def _target(config: Config, service: Service, path: Path) -> Iterator[Problem]:
     target = service.ecs
     assert target is not None
-    clusters = {short(cluster) for cluster in config.ecs.clusters}
-    known = ", ".join(f'"{cluster}"' for cluster in sorted(clusters))
+    clusters = clusters_of(config.ecs)
+    known = ", ".join(f'"{cluster}"' for cluster in sorted(at.id for at in clusters))
     if not clusters:
         yield Problem(
             (path, ("ecs", "clusters")),
             f'service "{service.name}" is in ECS, but [ecs] names no cluster',
             'add `clusters = ["<name>"]` under [ecs]',
         )
-    elif target.cluster and short(target.cluster) not in clusters:
+    elif target.cluster and not any(at.is_meant_by(target.cluster, clusters) for at in clusters):
         yield Problem(
             ((*path, "cluster"), ("ecs", "clusters")),
             f'cluster "{target.cluster}" is not one of [ecs] clusters',

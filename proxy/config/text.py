@@ -11,6 +11,7 @@ from typing import Final
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_ROLE_ARN: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
 _PATH: Final = re.compile(r"/[!-~]*")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token (RFC 9110 section 5.6.2)
 
@@ -115,6 +116,15 @@ def optional_path(text: str) -> str:
     """Return *text* if it can be the path of a file or a folder, or "" as it is."""
     if text and (not text.strip() or "\0" in text):
         raise ValueError('it is named by its path, such as "/etc/anyport/services.toml"')
+    return text
+
+
+def role_arn(text: str) -> str:
+    """Return *text* if it is the ARN of an IAM role, or ""."""
+    if text and not _ROLE_ARN.fullmatch(text):
+        raise ValueError(
+            f'"{text}" is not the ARN of a role, such as "arn:aws:iam::123456789012:role/anyport"'
+        )
     return text
 
 

@@ -209,7 +209,7 @@ def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
         "discovery_last_success_timestamp_seconds", "Unix time of the last complete answer.", "source"
     )
     refreshes = _counter("discovery_refreshes", "Complete answers of the source.", "source")
-    errors = _counter("discovery_errors", "Queries without a complete answer.", "source", "kind")
+    errors = _counter("discovery_errors", "Calls that failed, and answers that were not complete.", "source", "kind")
     calls = _counter("aws_api_calls", "Calls of the AWS API.", "source", "operation")
     for source in status.sources:
         age_s = control_status.age_s(source, now_s)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 
-from discovery.ecs.rules import ServiceRule
-from discovery.ecs.shapes import short_name
 from discovery.identity import NOBODY
 from discovery.model import HealthCheck, Service, Source, Tls
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy import config
-from proxy.config import Config, split_address
+from proxy.config import Config, clusters_of, split_address
 
 
 def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ...]:
@@ -24,12 +23,8 @@ def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ..
 
 def same(old: Config, new: Config) -> bool:
     """Return whether both configurations ask for the same sources."""
-    return (old.ecs, old.service, old.health, old.backend_tls) == (
-        new.ecs,
-        new.service,
-        new.health,
-        new.backend_tls,
-    )
+    keys = attrgetter("ecs", "fleet", "state", "service", "health", "backend_tls")
+    return bool(keys(old) == keys(new))
 
 
 def health_check(section: config.Health) -> HealthCheck:
@@ -73,53 +68,13 @@ def _static(settings: Config) -> list[Source]:
 
 
 def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
-    if not settings.ecs.clusters:
+    if not clusters_of(settings.ecs):
         return []
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
-    from discovery.ecs.api import EcsApi  # noqa: PLC0415
-    from discovery.ecs.cluster import EcsCluster  # noqa: PLC0415
-    from discovery.ecs.sessions import Account  # noqa: PLC0415
-    from discovery.ecs.translate import Translator  # noqa: PLC0415
+    from proxy.control import clusters  # noqa: PLC0415
 
-    sources: list[Source] = []
-    for cluster in settings.ecs.clusters:
-        api = EcsApi(
-            Account(region=settings.ecs.region, endpoint_url=settings.ecs.endpoint_url),
-            call_timeout_s=settings.ecs.call_timeout_s,
+    return [
+        *clusters.build(
+            settings, whoami, service=partial(_service, settings), health=health_check(settings.health)
         )
-        rules = [
-            ServiceRule(
-                service=_service(settings, section),
-                ecs_service=section.ecs.service,
-                cluster=cluster,
-                container=section.ecs.container,
-                port=section.ecs.port,
-                port_name=section.ecs.port_name,
-            )
-            for section in settings.service
-            if section.ecs is not None and section.ecs.cluster in ("", cluster)
-        ]
-        name = f"ecs:{short_name(cluster)}"
-        translator = partial(
-            Translator,
-            source=name,
-            cluster=short_name(cluster),
-            rules=rules,
-            domain=settings.ecs.domain,
-            default_health=health_check(settings.health),
-            default_tls=Tls(
-                ca=settings.backend_tls.ca, cert=settings.backend_tls.cert, key=settings.backend_tls.key
-            ),
-        )
-        sources.append(
-            EcsCluster(
-                api,
-                name=name,
-                cluster=cluster,
-                translator=translator,
-                whoami=whoami,
-                budget=api.budget,
-                interval_s=settings.ecs.poll_interval_s,
-            )
-        )
-    return sources
+    ]

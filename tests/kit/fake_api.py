@@ -26,6 +26,9 @@ class FakeApi:
         self.services: dict[str, int] = {}  # tasks of an ECS service, if others than there are
         self.errors: list[tuple[str, DiscoveryError]] = []
 
+    def close(self) -> None:
+        """There are no connections."""
+
     def put(self, *tasks: dict[str, Any]) -> None:
         """Have these tasks, in the place of others of the same ARN."""
         self.tasks |= {task["taskArn"]: task for task in tasks}

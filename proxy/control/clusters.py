@@ -1,0 +1,110 @@
+"""From the configuration to the sources of its ECS clusters, and who tells each of them what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeAlias
+
+from discovery.ecs.agent import AgentFeed
+from discovery.ecs.api import EcsApi
+from discovery.ecs.budget import Budget
+from discovery.ecs.cluster import EcsCluster
+from discovery.ecs.feed import Feed
+from discovery.ecs.queue import EventQueue
+from discovery.ecs.rules import ServiceRule
+from discovery.ecs.sessions import Account
+from discovery.ecs.spot import SpotFeed
+from discovery.ecs.translate import Translator
+from discovery.model import HealthCheck, Service, Tls
+from discovery.whoami import Whoami
+from proxy import config
+from proxy.config import ClusterAt, Config, clusters_of
+from proxy.control.events import event_queue, events_feed
+
+Informant: TypeAlias = Callable[[EcsCluster], Feed]
+
+
+def build(
+    settings: Config,
+    whoami: Whoami,
+    *,
+    service: Callable[[config.Service], Service],
+    health: HealthCheck,
+) -> list[EcsCluster]:
+    """Return a source for each cluster; *service* puts a section into the words of discovery."""
+    clusters = clusters_of(settings.ecs)
+    events = event_queue(settings, whoami)
+    budgets: dict[tuple[str, str, str], Budget] = {}
+    sources = []
+    for at in clusters:
+        account = Account(
+            region=at.region, endpoint_url=at.endpoint_url, role_arn=at.role_arn, external_id=at.external_id
+        )
+        budget = budgets.setdefault(account.key(at.cluster), Budget(settings.ecs.api_share))
+        name = f"ecs:{at.id}"
+        translator = partial(
+            Translator,
+            source=name,
+            cluster=at.name,
+            rules=_rules(settings, at, clusters, service),
+            domain=settings.ecs.domain,
+            default_health=health,
+            default_tls=_tls(settings.backend_tls),
+        )
+        sources.append(
+            EcsCluster(
+                EcsApi(account, budget=budget, call_timeout_s=settings.ecs.call_timeout_s),
+                name=name,
+                cluster=at.cluster,
+                translator=translator,
+                whoami=whoami,
+                informants=tuple(_informants(settings, at, whoami, events)),
+                budget=budget,
+                interval_s=settings.ecs.poll_interval_s,
+            )
+        )
+    return sources
+
+
+def _informants(
+    settings: Config, at: ClusterAt, whoami: Whoami, events: EventQueue | None
+) -> Iterable[Informant]:
+    """Yield who tells of a cluster beside its API."""
+    if settings.ecs.agent != "off":
+        yield lambda cluster: AgentFeed(
+            cluster.ledger,
+            cluster.heard,
+            cluster=at.cluster,
+            whoami=whoami,
+            region=at.region,
+            setting=settings.ecs.agent,
+        )
+    yield lambda cluster: SpotFeed(cluster.ledger, cluster.heard, whoami=whoami)
+    if events is not None:
+        yield lambda cluster: events_feed(cluster, at, events)
+
+
+def _rules(
+    settings: Config,
+    at: ClusterAt,
+    clusters: tuple[ClusterAt, ...],
+    service: Callable[[config.Service], Service],
+) -> list[ServiceRule]:
+    return [
+        ServiceRule(
+            service=service(section),
+            ecs_service=section.ecs.service,
+            cluster=at.cluster,
+            container=section.ecs.container,
+            port=section.ecs.port,
+            port_name=section.ecs.port_name,
+        )
+        for section in settings.service
+        if section.ecs is not None
+        and (not section.ecs.cluster or at.is_meant_by(section.ecs.cluster, clusters))
+    ]
+
+
+def _tls(section: config.BackendTls) -> Tls:
+    return Tls(ca=section.ca, cert=section.cert, key=section.key)
