@@ -32,6 +32,11 @@ REMEMBER_S: Final = 25 * 3600.0
 _MOST_BURIED: Final = 50_000
 
 
+# ECS shows a stopped task for an hour. One that it does not know so soon after it was first heard of is
+# rather one that the answering copy does not know yet: the API is eventually consistent.
+_YOUNG_S: Final = 30.0
+
+
 @dataclass(slots=True)
 class _Entry:
     task: Task | None = None  # as described: None while only the agent knows of it
@@ -41,6 +46,7 @@ class _Entry:
     unlisted: bool = False  # the agent of its instance does not list it (any more)
     seen: Task | None = None  # what all that comes to
     told: dict[str, Told] = field(default_factory=dict)  # by informant
+    since_s: float = 0.0  # when it was first heard of
 
 
 class Ledger(Places):
@@ -120,7 +126,7 @@ class Ledger(Places):
             self.hear_gone(task.arn, by=by)
             return
         self._doubted.pop(task.arn, None)
-        entry = self._entries.setdefault(task.arn, _Entry())
+        entry = self._entry(task.arn)
         entry.told[by] = Told(by, words.in_words(task), self._wall_clock())
         merged = words.joined(entry.task, task)
         if merged is not entry.task:
@@ -149,10 +155,11 @@ class Ledger(Places):
     ) -> set[str]:
         """Take it that a complete answer lacks *arns*; return the groups that DescribeServices is to confirm.
 
-        A missing task is gone, unless its own agent says right now that it runs. But if more than half of
-        a group goes missing at once, without one word of its stopping, the answer is doubted: the tasks
-        stay until a complete answer `confirm_s` later still lacks them, and, for an ECS service, its group
-        is in *agreed*: DescribeServices has told that no more tasks run than are left.
+        A missing task is gone, unless its own agent says right now that it runs. But if one goes missing
+        that was first heard of only just now, or more than half of a group at once without one word of
+        its stopping, the answer is doubted: the tasks stay until a complete answer `confirm_s` later still
+        lacks them, and, for an ECS service, its group is in *agreed*: DescribeServices has told that no
+        more tasks run than are left.
         """
         now_s = self._clock()
         gone = {
@@ -162,7 +169,8 @@ class Ledger(Places):
             and entry.task is not None
             and not self._runs_here(entry, now_s)
         }
-        doubtful = self._doubtful(gone) | (gone.keys() & self._doubted.keys())
+        young = {arn for arn, task in gone.items() if self._is_young(self._entries[arn], task, now_s)}
+        doubtful = self._doubtful(gone) | young | (gone.keys() & self._doubted.keys())
         ask = set()
         for arn, task in gone.items():
             if arn in doubtful:
@@ -184,6 +192,10 @@ class Ledger(Places):
             and entry.sighting.arn not in agent.missing
             and not entry.unlisted
         )
+
+    def _is_young(self, entry: _Entry, task: Task, now_s: float) -> bool:
+        runs_s = self._wall_clock() - task.started_at if task.started_at else 0.0
+        return max(now_s - entry.since_s, runs_s) < _YOUNG_S
 
     def _doubtful(self, gone: Mapping[str, Task]) -> set[str]:
         total: dict[str, int] = {}
@@ -266,7 +278,7 @@ class Ledger(Places):
             self._look(arn, entry)
 
     def _sight(self, instance_arn: str, sighting: Sighting, by: str) -> None:
-        entry = self._entries.setdefault(sighting.arn, _Entry())
+        entry = self._entry(sighting.arn)
         if entry.task is None and entry.sighting is None:
             self._move(sighting.arn, entry, instance_arn)
             self._waiting.undescribed(sighting.arn)
@@ -294,6 +306,12 @@ class Ledger(Places):
             self._look(arn, entry)
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _entry(self, arn: str) -> _Entry:
+        entry = self._entries.get(arn)
+        if entry is None:
+            entry = self._entries[arn] = _Entry(since_s=self._clock())
+        return entry
 
     def _look(self, arn: str, entry: _Entry) -> None:
         """See anew what all words on one task come to."""

@@ -167,11 +167,10 @@ class Places:
         if now_s - self._looked_s < _LOOK_FOR_UNUSED_S:
             return
         self._looked_s = now_s
-        unused = {("definition", arn) for arn in self._definitions.keys() - self._definitions_in_use()}
-        unused |= {
-            ("instance", arn) for arn in self._instances.keys() - self._listed if not self.on_instance(arn)
-        }
-        known = {instance.ec2_id for instance in self._instances.values()}
+        idle = {arn for arn in self._instances.keys() - self._listed if not self.on_instance(arn)}
+        known = {instance.ec2_id for arn, instance in self._instances.items() if arn not in idle}
+        unused = {("instance", arn) for arn in idle}
+        unused |= {("definition", arn) for arn in self._definitions.keys() - self._definitions_in_use()}
         unused |= {("address", ec2_id) for ec2_id in (self._addresses.keys() | self._nowhere) - known}
         unused |= {("notice", ec2_id) for ec2_id in self._notices.keys() - known}
         self._unused = {item: self._unused.get(item, now_s) for item in unused}
