@@ -46,6 +46,7 @@ class EventsFeed:
         describe: Callable[[Set[str]], None],
         poll: Callable[[], None],
         region: str = "",
+        account: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -58,6 +59,7 @@ class EventsFeed:
         self._describe = describe
         self._poll = poll
         self._region = region
+        self._account = account
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
@@ -136,8 +138,11 @@ class EventsFeed:
 
     def asks(self, cluster_arn: str) -> bool:
         """Say whether this is our cluster."""
+        region, account = self._region, self._account
         known = next((task.arn for task in self._ledger.tasks()), "")
-        return same_cluster(cluster_arn, self._cluster, region=self._region, known_arn=known)
+        if known.count(":") >= 5:
+            _, _, _, region, account, *_ = known.split(":")
+        return same_cluster(cluster_arn, self._cluster, region=region, account=account)
 
     def hear(self, news: Sequence[News]) -> None:
         """Tell the ledger, and ask for what events cannot say."""

@@ -65,20 +65,17 @@ def read(body: str | bytes) -> News:
         return News(kind="unknown", reason=f"senseless: {type(error).__name__}")
 
 
-def same_cluster(event_arn: str, asked: str, *, region: str = "", known_arn: str = "") -> bool:
+def same_cluster(event_arn: str, asked: str, *, region: str = "", account: str = "") -> bool:
     """Say whether an event's cluster is the one that is *asked* about, by name or ARN.
 
-    Clusters in other Regions and accounts may have the same name: *known_arn*, the ARN of anything in
-    the cluster, and *region* tell them apart as far as they are given.
+    Clusters in other Regions and accounts may have the same name; "" for what is not known of ours.
     """
     if asked.startswith("arn:"):
         return event_arn == asked
     if shapes.short_name(event_arn) != asked:
         return False
     _, _, _, event_region, event_account, *_ = [*event_arn.split(":"), "", "", "", "", ""]
-    if known_arn:
-        return known_arn.split(":")[3:5] == [event_region, event_account]
-    return region in ("", event_region)
+    return region in ("", event_region) and account in ("", event_account)
 
 
 def must_describe(task: Task, definition: TaskDefinition | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -92,7 +92,7 @@ class OwnQueue:
         *,
         topic: str,  # ARN, or a name in the account and Region of the queue
         cluster: str,
-        task_arn: Callable[[], str],  # own; "" while it is not known
+        owner: Callable[[], Awaitable[str]],  # the ARN of our own task; "" if we are none
         process: str,
         unique: Callable[[], str],
         wall_clock: Callable[[], float] = time.time,
@@ -101,7 +101,8 @@ class OwnQueue:
         self._wall_clock = wall_clock
         self._topic = topic or TOPIC
         self._prefix = PREFIX + re.sub(r"[^A-Za-z0-9_-]", "-", cluster)[:40] + "-"
-        self._task_arn = task_arn
+        self._owner = owner
+        self._task_arn = ""
         self._process = process
         self._unique = unique
         self._url = ""
@@ -109,9 +110,10 @@ class OwnQueue:
 
     async def open(self) -> Place:
         await self.close()  # of an earlier one at least the subscription may be left
+        self._task_arn = await self._owner()
         tags = {PROCESS: self._process}
-        if self._task_arn():
-            tags[OWNER] = self._task_arn()
+        if self._task_arn:
+            tags[OWNER] = self._task_arn
         self._url = await self._api.create(
             self._prefix + self._unique(), attributes={"MessageRetentionPeriod": str(RETENTION_S)}, tags=tags
         )
@@ -153,7 +155,7 @@ class OwnQueue:
     def _is_left(self, owner: object, process: object, ended: Callable[[str], bool]) -> bool:
         if not isinstance(owner, str) or not owner:
             return False  # made outside ECS: nobody can know
-        if owner == self._task_arn():
+        if owner == self._task_arn:
             # Ours, from before this process was started again. Another process of the same task is
             # the one that hands over to us, or to which we do.
             return process == self._process

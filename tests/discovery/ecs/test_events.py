@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from discovery.ecs import shapes
 from discovery.ecs.events import must_describe, read, same_cluster
 from discovery.ecs.shapes import Task, TaskDefinition
-from tests.kit.ecs_json import arn, binding, container, ec2_id, instance_arn, task_arn
+from tests.kit.ecs_json import arn, binding, container, ec2_id, instance_arn
 from tests.kit.event_json import (
     CLUSTER_ARN,
     body,
@@ -144,7 +144,7 @@ OTHER_ACCOUNT = "arn:aws:ecs:eu-west-1:999999999999:cluster/prod"
 
 
 @pytest.mark.parametrize(
-    ("event", "asked", "region", "known", "same"),
+    ("event", "asked", "region", "account", "same"),
     [
         (CLUSTER_ARN, "prod", "", "", True),
         (CLUSTER_ARN, CLUSTER_ARN, "", "", True),
@@ -153,14 +153,14 @@ OTHER_ACCOUNT = "arn:aws:ecs:eu-west-1:999999999999:cluster/prod"
         (OTHER_REGION, "prod", "eu-west-1", "", False),
         (OTHER_REGION, "prod", "us-east-1", "", True),
         (OTHER_ACCOUNT, "prod", "eu-west-1", "", True),  # nothing is known yet that could tell
-        (OTHER_ACCOUNT, "prod", "eu-west-1", task_arn(1), False),
-        (CLUSTER_ARN, "prod", "eu-west-1", task_arn(1), True),
-        ("prod", "prod", "", task_arn(1), False),
+        (OTHER_ACCOUNT, "prod", "eu-west-1", "111122223333", False),
+        (CLUSTER_ARN, "prod", "eu-west-1", "111122223333", True),
+        ("prod", "prod", "", "111122223333", False),
         ("", "prod", "", "", False),
     ],
 )
-def test_whose_event_it_is(event: str, asked: str, region: str, known: str, same: bool) -> None:
-    assert same_cluster(event, asked, region=region, known_arn=known) is same
+def test_whose_event_it_is(event: str, asked: str, region: str, account: str, same: bool) -> None:
+    assert same_cluster(event, asked, region=region, account=account) is same
 
 
 # --- what events cannot tell ----------------------------------------------------------------------

@@ -72,10 +72,13 @@ class Sky:
     def api(self) -> QueueApi:
         return QueueApi(Account(region="eu-west-1", endpoint_url=self.simulator.url))
 
-    def own(self, api: QueueApi, **more: Any) -> OwnQueue:
-        named = {"topic": "", "cluster": "prod", "task_arn": lambda: OURS, "process": "host/1"} | more
+    def own(self, api: QueueApi, *, owner: str = OURS, **more: Any) -> OwnQueue:
+        async def known() -> str:
+            return owner
+
+        named = {"topic": "", "cluster": "prod", "process": "host/1", **more}
         number = next(unique)
-        return OwnQueue(api, unique=lambda: f"test{number}-{next(unique)}", **named)
+        return OwnQueue(api, owner=known, unique=lambda: f"test{number}-{next(unique)}", **named)
 
     @asynccontextmanager
     async def reading(self, places: Places, api: QueueApi, *listeners: Listener) -> AsyncIterator[EventQueue]:
@@ -262,7 +265,7 @@ async def test_a_topic_that_is_not_there_says_what_to_do(sky: Sky) -> None:
 
 async def left(sky: Sky, task: str, *, process: str = "host/9", cluster: str = "prod") -> OwnQueue:
     """Leave a queue behind, as a proxy does that is killed."""
-    places = sky.own(sky.api(), task_arn=lambda: task, process=process, cluster=cluster)
+    places = sky.own(sky.api(), owner=task, process=process, cluster=cluster)
     await places.open()
     return places
 
