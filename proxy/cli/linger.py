@@ -215,12 +215,17 @@ class Linger:
 
     def _ask(self) -> Answer:
         self._look()
-        url = proxy_url(self._options.proxy, self._myself.network_mode, read_routes)
-        return ask(url, self._myself.task_arn)
+        return ask(self._url(), self._myself.task_arn)
+
+    def _url(self) -> str:
+        return proxy_url(self._options.proxy, self._myself.network_mode, read_routes)
 
     def _look(self) -> None:
         if self._options.metadata_url and not self._myself.task_arn:
             self._myself = look(self._options.metadata_url)
+            if self._myself.task_arn:
+                where = self._url() or "a proxy that is not known: set ANYPORT_URL or --proxy"
+                self._options.say(f"ready, for task {self._myself.task_arn.rpartition('/')[2]}; asks {where}")
 
     def _pause_s(self) -> float | None:
         if self._hold is not None:

@@ -118,8 +118,10 @@ def test_it_goes_when_every_proxy_has_let_go(host: Host, lingering: Callable[...
     host.says[QUESTION] = (200, YES)
     status, _, said = one.end()
     assert status == 0
-    assert said.startswith("anyport linger: drained after ")
-    assert said.endswith("s: 2 of 2 proxies: it gets nothing new\n")
+    ready, done = said.splitlines()
+    assert ready == f"anyport linger: ready, for task {TASK[-32:]}; asks {host.url}"
+    assert done.startswith("anyport linger: drained after ")
+    assert done.endswith("s: 2 of 2 proxies: it gets nothing new")
 
 
 @pytest.mark.parametrize(
