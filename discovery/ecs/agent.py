@@ -212,9 +212,11 @@ class AgentFeed:
             ledger.hear_agent(self._instance.instance_arn, sightings, by=self.name)
             self._groups.see(ledger.task(arn) for arn in ledger.on_instance(self._instance.instance_arn))
         self._hear_of_machine()
+        undescribed = self._undescribed.keys()
         self._presume()
         self._revision = ledger.revision
-        if self._revision != before:
+        # A task that is to be described changes nothing yet, but somebody has to ask.
+        if self._revision != before or self._undescribed.keys() - undescribed:
             self._heard()
 
     def _presume(self) -> None:

@@ -156,6 +156,11 @@ async def test_a_task_nobody_has_described_is_asked_for(place: Place) -> None:
     async with Running(place.feed()):
         await eventually(lambda: task.arn in place.ledger.wants().tasks)
         assert place.status(task) == ""
+        heard = place.heard
+        assert heard >= 1, "somebody has to ask"
+        other = place.run_task()
+        await eventually(lambda: other.arn in place.ledger.wants().tasks)
+        await eventually(lambda: place.heard == heard + 1)
 
 
 @pytest.mark.asyncio
