@@ -20,7 +20,7 @@ _REJECTED: Final = {
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
-_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_DENIED: Final = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"}
 _THROTTLED: Final = {
     "RequestLimitExceeded",
     "RequestThrottled",

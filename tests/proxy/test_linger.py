@@ -102,8 +102,8 @@ async def _deploys(tmp_path: Path, how: str) -> list[_User]:
             await simulator.add_instance("demo")
         config = (
             f'[ecs]\nclusters = ["demo"]\ndomain = "test"\npoll_interval_s = 0.5\n'
-            f'endpoint_url = "{simulator.url}"\n[health]\npath = "/health"\ninterval_s = 0.5\ntimeout_s = 0.5\n'
-            "[fleet]\nalone = true\n"
+            f'endpoint_url = "{simulator.url}"\n[health]\npath = "/health"\ninterval_s = 0.5\n'
+            "timeout_s = 0.5\n[fleet]\nalone = true\n"
         )
         anyport = Anyport(tmp_path, config, workers=2, environ=simulator.environment)
         proxy_url = f"http://127.0.0.1:{anyport.metrics_port}"
