@@ -70,9 +70,9 @@ def _name(row: BackendRow) -> str:
 
 
 def short_task(row: BackendRow) -> str:
-    """Return what tells tasks apart in a log line: the first 8 digits of the id, or the static address."""
-    if row.task_arn.startswith("static:"):
-        return row.task_arn.removeprefix("static:")
+    """Return what tells tasks apart in a log line: the first 8 digits of the id, or the address."""
+    if not row.task_arn.startswith("arn:"):
+        return row.task_arn.partition(":")[2]
     return row.task_arn.rpartition("/")[2][:8]
 
 

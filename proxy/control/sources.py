@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from operator import attrgetter
 
+from discovery.dns_names import Name
 from discovery.identity import NOBODY
+from discovery.loops import OwnAddresses
 from discovery.model import HealthCheck, Service, Source, Tls
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
@@ -18,12 +20,12 @@ def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ..
 
     *whoami* knows who this proxy is, or finds it out once a source wants to know.
     """
-    return (*_static(settings), *_ecs(settings, whoami or Whoami.told(NOBODY)))
+    return (*_static(settings), *_dns(settings), *_ecs(settings, whoami or Whoami.told(NOBODY)))
 
 
 def same(old: Config, new: Config) -> bool:
     """Return whether both configurations ask for the same sources."""
-    keys = attrgetter("ecs", "fleet", "state", "service", "health", "backend_tls")
+    keys = attrgetter("ecs", "dns", "file", "fleet", "state", "service", "health", "backend_tls")
     return bool(keys(old) == keys(new))
 
 
@@ -65,6 +67,34 @@ def _static(settings: Config) -> list[Source]:
         if section.static
     ]
     return [StaticSource(listed)] if listed else []
+
+
+def _dns(settings: Config) -> list[Source]:
+    named = [
+        (_service(settings, section), [_dns_name(text) for text in section.dns])
+        for section in settings.service
+        if section.dns
+    ]
+    if not named:
+        return []
+    # Like boto3 below: only who names something takes the time to import what resolves it.
+    from discovery.dns import DnsSource  # noqa: PLC0415
+    from discovery.dns_lookup import Lookup  # noqa: PLC0415
+
+    servers = [split_address(text) if _has_port(text) else (text, 0) for text in settings.dns.servers]
+    own = [split_address(listener.address) for listener in settings.listener]
+    return [
+        DnsSource(named, ask=Lookup(servers).ask, is_own=OwnAddresses(own), ttl_max_s=settings.dns.ttl_max_s)
+    ]
+
+
+def _dns_name(text: str) -> Name:
+    host, colon, port = text.rpartition(":")
+    return Name(host, int(port)) if colon else Name(text)
+
+
+def _has_port(address: str) -> bool:
+    return address.startswith("[") or address.count(":") == 1
 
 
 def _ecs(settings: Config, whoami: Whoami) -> list[Source]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from proxy.config import Config, Ecs, EcsTarget, Health, Service
+from proxy.config.model import Dns
 from proxy.control import sources
+from tests.kit.dns_server import dns_server
 
 
 def test_static_addresses_first_then_each_cluster() -> None:
@@ -23,6 +27,28 @@ def test_static_addresses_first_then_each_cluster() -> None:
     assert [source.name for source in built] == ["static", "ecs:prod", "ecs:other"]
 
 
+@pytest.mark.asyncio
+async def test_names_are_asked_about_at_the_servers_of_the_configuration() -> None:
+    async with dns_server() as server:
+        server.say("elb.test", "A", "127.0.0.1", "127.0.0.2")
+        web = Service(
+            name="web", hosts=("web.test",), dns=("elb.test:8080", "elb.test:8081"), health=Health(path="/up")
+        )
+        dns = Dns(servers=(f"127.0.0.1:{server.port}",))
+        (source,) = sources.build(Config(dns=dns, service=(web,)))
+        watching = source.watch()
+        async for snapshot in watching:
+            if snapshot.complete:
+                break
+        await watching.aclose()  # type: ignore[attr-defined]
+
+    assert source.name == "dns"
+    assert snapshot.services["web"].health.path == "/up"
+    # The listener of this proxy is 0.0.0.0:8080.
+    assert [e.address for e in snapshot.endpoints] == ["127.0.0.1:8081", "127.0.0.2:8081"]
+    assert len(snapshot.problems) == 2
+
+
 def test_nothing_configured_is_no_source() -> None:
     assert sources.build(Config()) == ()
 
@@ -33,6 +59,7 @@ def test_only_what_sources_read_starts_them_anew() -> None:
     assert sources.same(old, Config(trusted_proxies=("10.0.0.0/8",)))
     assert not sources.same(old, Config(health=Health(path="/up")))
     assert not sources.same(old, Config(ecs=Ecs(clusters=("prod",))))
+    assert not sources.same(old, Config(dns=Dns(ttl_max_s=5.0)))
 
 
 def test_every_key_of_a_check_arrives() -> None:
@@ -58,7 +85,7 @@ def test_static_addresses_alone_do_not_load_boto3() -> None:
     code = (
         "import sys; from proxy.control import __main__, sources; from proxy.config import Config, Service; "
         "sources.build(Config(service=(Service(name='a', hosts=('*',), static=('127.0.0.1:1',)),))); "
-        "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+        "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules or 'dns' in sys.modules)"
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
