@@ -130,7 +130,7 @@ class Resolver:
         if kind != "definition":
             listed = sorted(keys)
             return [frozenset(listed[i : i + _BATCH]) for i in range(0, len(listed), _BATCH)][:calls]
-        if len(keys) > calls:
+        if len(keys) > 1:
             waiting = Counter(task.definition_arn for task in self._ledger.tasks())
             keys = nlargest(calls, keys, key=lambda arn: (waiting[arn], arn))
         return [frozenset((arn,)) for arn in keys]
