@@ -32,7 +32,7 @@ class KeptServices:
         self._gone = {
             name: (service, gone_s)
             for name, (service, gone_s) in self._gone.items()
-            if name not in services and now_s - gone_s < _KEEP_S
+            if name not in services and now_s < gone_s + _KEEP_S
         }
         self._last = services
         if not self._gone:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -117,17 +117,6 @@ class ContainerInstance:
     status: str = "ACTIVE"
     zone: str = ""
     version: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """All that one complete answer said about a cluster, and what was known before and cannot change."""
-
-    cluster: str
-    tasks: tuple[Task, ...] = ()
-    instances: Mapping[str, ContainerInstance] = field(default_factory=dict)  # by ARN
-    addresses: Mapping[str, str] = field(default_factory=dict)  # EC2 instance id to private address
-    definitions: Mapping[str, TaskDefinition] = field(default_factory=dict)  # by ARN
 
 
 def short_name(arn: str) -> str:

@@ -21,7 +21,7 @@ from discovery.ecs.lifecycle import step_back
 from discovery.ecs.plans import Plan, plan, with_host
 from discovery.ecs.ports import did_you_mean
 from discovery.ecs.rules import ServiceRule
-from discovery.ecs.shapes import Task, TaskDefinition, World
+from discovery.ecs.shapes import Task, TaskDefinition
 from discovery.identity import NOBODY, Identity, parse_arn
 from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls
 
@@ -291,33 +291,3 @@ def _same_cluster(one: str, other: str) -> bool:
 
 def _family(task: Task) -> str:
     return task.definition_arn.rpartition("/")[2].partition(":")[0]
-
-
-def translate(
-    world: World,
-    *,
-    source: str,
-    rules: Sequence[ServiceRule] = (),
-    domain: str = "",
-    default_health: HealthCheck = HealthCheck(),  # noqa: B008 - frozen
-    default_tls: Tls = Tls(),  # noqa: B008 - frozen
-    now_s: float,
-) -> Snapshot:
-    """Return what *world* comes to: for a poller without a ledger."""
-    ledger = Ledger()
-    for definition in world.definitions.values():
-        ledger.hear_definition(definition)
-    for task in world.tasks:
-        ledger.hear_task(task, by="api")
-    for instance in world.instances.values():
-        ledger.hear_instance(instance)
-        ledger.hear_address(instance.ec2_id, world.addresses.get(instance.ec2_id, ""))
-    translator = Translator(
-        source=source,
-        cluster=world.cluster,
-        rules=rules,
-        domain=domain,
-        default_health=default_health,
-        default_tls=default_tls,
-    )
-    return translator.update(ledger, now_s)[0]
