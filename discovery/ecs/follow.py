@@ -85,6 +85,7 @@ class Follower:
 
     def _forget(self) -> None:
         self._looks: dict[str, Look] = {}
+        self._told: dict[str, str] = {}  # what was logged of each that we cannot follow
         self._etag = ""
         self._role: str | None = None  # whom we follow, "" while we lead, None before that is decided
         self._unknown: set[str] = set()  # tasks that our leader does not know, at `_unknown_s`
@@ -122,7 +123,9 @@ class Follower:
         """Return whom to follow, None to lead, after a look at those of whom nothing new is known."""
         candidates = self._fleet.older()
         self.status.peers = len(self._fleet.others())
-        self._looks = {arn: self._looks[arn] for arn in {p.task_arn for p in candidates} & self._looks.keys()}
+        there = {peer.task_arn for peer in candidates}
+        self._looks = {arn: look for arn, look in self._looks.items() if arn in there}
+        self._told = {arn: text for arn, text in self._told.items() if arn in there}
         reached = 0
         for size in (*_BATCHES, *[_BATCHES[-1]] * (len(candidates) // _BATCHES[-1])):
             batch = candidates[reached : reached + size]
@@ -166,16 +169,17 @@ class Follower:
         if self._fleet.own_arn in (chain := _chain(word)) or len(chain) >= _CHAIN:
             raise PeerError("it follows us")
         self._looks[peer.task_arn] = Look(at_s=self._clock(), overdue_s=overdue_s(age_s, stale_after_s))
+        self._told.pop(peer.task_arn, None)
         return age_s, word.get("complete") is True
 
     def _failed(self, peer: Peer, error: PeerError) -> None:
         before = self._looks.get(peer.task_arn)
         failures = before.failures + 1 if before is not None else 1
         self._looks[peer.task_arn] = Look(at_s=self._clock(), failures=failures)
-        text = f"{peer.id} at {peer.address}: {error}"
-        if text != self.status.last_error:
-            log.log(logging.INFO if failures == 1 else logging.WARNING, "fleet: cannot follow %s", text)
-        self.status.last_error = text
+        text = self.status.last_error = f"{peer.id} at {peer.address}: {error}"
+        if self._told.get(peer.task_arn) != text:
+            log.warning("fleet: cannot follow %s", text)
+        self._told[peer.task_arn] = text
 
     # -- following -------------------------------------------------------------------------------
 

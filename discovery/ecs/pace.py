@@ -62,7 +62,7 @@ class Pace:
         if in_doubt and (eased or self.poll_calls >= _COSTLY):  # else a poll tells as soon
             plans.append(Plan("look", soon_s))
         if doubted:
-            plans.append(Plan("look", self.looked_s + min(self.interval_s, self.confirm_s)))
+            plans.append(self.look(again=True))
         if eased:
             every_s = self._audit_every_s(deploying=deploying)
             plans.append(Plan("audit", max(soon_s, self.audited_s + every_s)))
@@ -76,8 +76,10 @@ class Pace:
         order = ("look", "audit", "poll")
         return min(plans, key=lambda plan: (plan.at_s, order.index(plan.job)))
 
-    def look(self) -> Plan:
-        """Return the earliest look at tasks that are in doubt."""
+    def look(self, *, again: bool = False) -> Plan:
+        """Return the earliest look at tasks that are in doubt; *again*: at those an answer has lacked."""
+        if again:
+            return Plan("look", self.looked_s + min(self.interval_s, self.confirm_s))
         return Plan("look", self.ended_s + _SHORTEST_PAUSE * self.interval_s)
 
     def complete_every_s(self, *, eased: bool) -> float:

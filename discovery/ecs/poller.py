@@ -100,12 +100,12 @@ class ApiPoller:
         """Ask until cancelled."""
         failures = 0
         while True:
-            if self.paused and not self._in_doubt:
+            if self.paused and not (self._in_doubt or self._ledger.doubted):
                 await self._woken.wait()
                 self._woken.clear()
                 continue
             plan = (
-                self._pace.look()
+                self._pace.look(again=not self._in_doubt)
                 if self.paused
                 else self._pace.next(
                     eased=self._eased(),

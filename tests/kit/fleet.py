@@ -18,6 +18,7 @@ from discovery.ecs.cluster import EcsCluster
 from discovery.ecs.fellows import Fleet
 from discovery.ecs.follow import Follower
 from discovery.ecs.queries import Described, Json
+from discovery.ecs.shapes import Task
 from discovery.ecs.share import Share
 from discovery.ecs.translate import Translator
 from discovery.identity import Identity
@@ -113,6 +114,7 @@ class Proxy:
     key: str = KEY
     clock_skew_s: float = 0.0
     tampering: Any = None  # middleware of its server
+    knows: Sequence[Task] = ()  # from the disk, say
     snapshot: Snapshot | None = None
     port: int = 0
 
@@ -126,8 +128,9 @@ class Proxy:
             name="ecs:prod",
             cluster="prod",
             translator=lambda: Translator(source="ecs:prod", domain="test", own=self.identity),
-            informants=[self._follower],
+            informants=[self._follower] if self.key else [],
             led=bool(self.key),
+            confirm_s=1.0,
             interval_s=self.fleet.interval_s,
             budget=Budget(share=0.9),
             rng=random.Random(self.task_arn),
@@ -138,6 +141,8 @@ class Proxy:
 
     def _follower(self, cluster: EcsCluster) -> Follower:
         self.place.attach(cluster.ledger)
+        for task in self.knows:
+            cluster.ledger.hear_task(task, by="disk")
         self.share = Share(cluster.ledger, cluster.status)
         cluster.listeners.append(self.share.notify)
         self.follower = Follower(
@@ -161,11 +166,12 @@ class Proxy:
         app = web.Application(middlewares=[self.tampering] if self.tampering else [])
         page = ledger_page(lambda name: self.share if name == "prod" else None, lambda: self.task_arn)
         FleetPages(lambda: self.key).add(app, LEDGER_PATH, page)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         await runner.setup()
         self.socket = socket.create_server(("127.0.0.1", self.port))
         self.port = self.socket.getsockname()[1]
-        await web.SockSite(runner, self.socket).start()
+        self.site = web.SockSite(runner, self.socket)
+        await self.site.start()
         self.runner = runner
         self.fleet.place(self.task_arn, self.port)
 
@@ -173,15 +179,32 @@ class Proxy:
         async for snapshot in self.source.watch():
             self.snapshot = snapshot
 
+    async def restart(self, *, tampering: Any) -> None:
+        """Start again in place, at the same address, with something in the way of its answers."""
+        await self.kill()
+        self.tampering = tampering
+        await self.start()
+
+    def ledger_knows(self, arn: str) -> bool:
+        return self.source.ledger.task(arn) is not None
+
     async def kill(self) -> None:
         """Be gone, and leave the task to ECS, which has not noticed."""
         self.watching.cancel()
         await asyncio.gather(self.watching, return_exceptions=True)
-        await self.runner.cleanup()
+        if self.socket.fileno() >= 0:
+            await self.site.stop()
+            for _ in range(5):  # whoever has just been accepted gets as far as to be closed
+                await asyncio.sleep(0)
+            await self.runner.cleanup()
+            self.socket.close()
+        await asyncio.sleep(0)
 
     @property
     def leads(self) -> bool | None:
         """Whether it leads, None while that is not decided."""
+        if not self.key:
+            return True
         role = self.follower._role
         return None if role is None else not role
 
@@ -228,6 +251,16 @@ class PaperFleet:
             arns.append(task.arn)
         return arns
 
+    def web(self) -> list[str]:
+        """Return the tasks of service `web` that have not been stopped."""
+        tasks = self.cloud.account.state.clusters["prod"].tasks.values()
+        return [t.arn for t in tasks if t.group == "service:web" and t.desired_status == "RUNNING"]
+
+    def described(self, arn: str, **more: Any) -> dict[str, Any]:
+        """Return what DescribeTasks says of a task, but for what *more* says instead."""
+        (found,) = self.cloud.call("DescribeTasks", cluster="prod", tasks=[arn])["tasks"]
+        return {**found, **more}
+
     def stop(self, arn: str) -> None:
         self.cloud.call("StopTask", cluster="prod", task=arn)
 
@@ -254,6 +287,7 @@ async def paper_fleet(**more: Any) -> AsyncGenerator[PaperFleet, None]:
         yield fleet
     finally:
         for proxy in fleet.proxies:
+            proxy.watching.cancel()
+        await asyncio.gather(*(proxy.watching for proxy in fleet.proxies), return_exceptions=True)
+        for proxy in fleet.proxies:
             await proxy.kill()
-
-
