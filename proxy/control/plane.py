@@ -33,6 +33,7 @@ from proxy.policy.verdict import CheckResult, Verdict
 log = logging.getLogger("anyport.control")
 
 _SPACING_S = 0.02  # between two snapshots: a deploy of fifty tasks is a few tables, not fifty
+_AT_ONCE = 2  # but after a pause no waiting: a task that has come and the check it has passed
 _DOUBT_S = 0.05  # between two looks at whether a refused backend has been confirmed
 _SOURCE_RETRY_S = 5.0
 _AGE_S = 0.5  # between two looks at how old the knowledge of the sources is
@@ -224,11 +225,15 @@ class ControlPlane:
         self._changed.set()
 
     async def _publish_changes(self) -> None:
+        credit, counted_s = float(_AT_ONCE), self._clock()
         while True:
             await self._changed.wait()
             self._changed.clear()
+            now_s = self._clock()
+            credit = min(_AT_ONCE, credit + (now_s - counted_s) / _SPACING_S) - 1
+            counted_s = now_s
             self._publish()
-            await self._sleep(_SPACING_S)
+            await self._sleep(max(0.0, 1 - credit) * _SPACING_S)
 
     def _publish(self) -> None:
         facts = self._table.snapshot

@@ -19,6 +19,7 @@ log = logging.getLogger("anyport.control")
 CheckId = tuple[str, BackendKey]  # one task may serve two services, each with a check of its own
 
 _EAGER_S: Final = 0.25
+_EAGEREST_S: Final = 0.02  # ECS calls a container RUNNING before its program listens, often a moment before
 _SETTLE_S: Final = 1.0  # inherited verdicts are confirmed within this, not all in one instant
 _AT_ONCE: Final = 256  # checks in flight
 
@@ -33,12 +34,13 @@ class _Watched:
 def pause_s(verdict: Verdict, target: Target, age_s: float, jitter: float) -> float:
     """Return the time from the start of one check to the start of the next; *jitter* is in [0, 1).
 
-    A task that has never passed is asked eagerly, then ever less often: it becomes ready within a
-    tenth of the time it took to start.
+    A task that has never passed is asked eagerly, then ever less often: it becomes ready within twice
+    the time it took to start, at most a quarter of a second later, or within a tenth of that time.
     """
     interval_s = target.check.interval_s
     if not verdict.proven:
-        interval_s = min(interval_s, max(_EAGER_S, age_s * 0.1))
+        eager_s = min(_EAGER_S, max(_EAGEREST_S, age_s))
+        interval_s = min(interval_s, max(eager_s, age_s * 0.1))
     return interval_s * (0.9 + 0.2 * jitter)
 
 

@@ -243,7 +243,9 @@ async def test_nobody_is_mistaken_for_another_where_no_proof_is_asked_for() -> N
 def test_the_pause_grows_with_the_time_a_task_takes_to_start() -> None:
     new = unchecked(CHECK, 0.0)
 
-    assert pause_s(new, a_target(), 0.0, 0.5) == pytest.approx(0.25)
+    assert pause_s(new, a_target(), 0.0, 0.5) == pytest.approx(0.02)
+    assert pause_s(new, a_target(), 0.1, 0.5) == pytest.approx(0.1)
+    assert pause_s(new, a_target(), 1.0, 0.5) == pytest.approx(0.25)
     assert pause_s(new, a_target(), 20.0, 0.5) == pytest.approx(2.0)
     assert pause_s(new, a_target(), 999.0, 0.5) == pytest.approx(5.0)
     assert pause_s(carried(True, "", 0.0), a_target(), 0.0, 0.0) == pytest.approx(4.5)
