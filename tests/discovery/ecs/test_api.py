@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,40 +17,7 @@ from discovery.ecs.queries import Json
 from discovery.ecs.sessions import Account
 from discovery.model import DiscoveryError
 from tests.kit import ecs_json as ecs
-
-Answer = dict[str, Any] | web.Response | None  # None: hang
-
-
-class ScriptedAws:
-    """Answers each operation with what a test put in `answers`, and remembers what was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Callable[[dict[str, Any]], Answer]] = {}
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.Response:
-        operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
-        if operation:
-            body = await request.json()
-        else:
-            form = await request.post()
-            operation, body = str(form["Action"]), {k: str(v) for k, v in form.items()}
-        self.asked.append((operation, body))
-        answer = self.answers[operation](body)
-        if answer is None:
-            await asyncio.sleep(60)
-        if isinstance(answer, web.Response):
-            return answer
-        return web.Response(text=json.dumps(answer), content_type="application/x-amz-json-1.1")
-
-    def operations(self) -> list[str]:
-        return [operation for operation, _ in self.asked]
-
-
-def error(code: str, status: int = 400) -> web.Response:
-    body = json.dumps({"__type": f"com.amazonaws.ecs#{code}", "message": "AKIASECRET is not a good key"})
-    return web.Response(status=status, text=body, content_type="application/x-amz-json-1.1")
+from tests.kit.scripted_aws import Answer, ScriptedAws, error, scripted_aws
 
 
 @pytest.fixture(autouse=True)
@@ -73,15 +38,8 @@ async def at_once(seconds: float) -> None:
 
 @pytest_asyncio.fixture
 async def aws() -> AsyncIterator[ScriptedAws]:
-    scripted = ScriptedAws()
-    app = web.Application(client_max_size=2**22)
-    app.router.add_post("/", scripted.handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    scripted.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield scripted
-    await runner.cleanup()
+    async with scripted_aws() as scripted:
+        yield scripted
 
 
 @pytest.fixture
