@@ -100,7 +100,7 @@ class OwnQueue:
         self._api = api
         self._wall_clock = wall_clock
         self._topic = topic or TOPIC
-        self._prefix = PREFIX + re.sub(r"[^A-Za-z0-9_-]", "-", cluster)[:40] + "-"
+        self._prefix = own_queues(cluster)
         self._owner = owner
         self._task_arn = ""
         self._process = process
@@ -168,6 +168,11 @@ class OwnQueue:
         except ValueError:
             return True
         return self._wall_clock() - created_s < _YOUNG_S
+
+
+def own_queues(cluster: str) -> str:
+    """Return with what the names of the queues begin that proxies of *cluster* make."""
+    return PREFIX + re.sub(r"[^A-Za-z0-9_-]", "-", cluster)[:40] + "-"
 
 
 def sibling(arn: str, topic: str) -> str:

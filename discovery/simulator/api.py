@@ -1,7 +1,7 @@
 """The embedded AWS endpoint: ECS's JSON protocol on POST /, everything else passed on to moto.
 
-Order of a call: faults that hit before AWS would look at it, the token bucket, the operation, and
-last the faults that spoil a right answer.
+Order of a call: faults that hit before AWS would look at it, what the policy allows, the token bucket, the
+operation, and last the faults that spoil a right answer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from botocore.validate import ParamValidator
 from discovery.simulator.account import Account
 from discovery.simulator.failures import ApiError, invalid
 from discovery.simulator.faults import Fault, Faults, spoil
+from discovery.simulator.guard import Guard, denial
 from discovery.simulator.history import History
 from discovery.simulator.operations import OPERATIONS, READS
 from discovery.simulator.paging import page_number
@@ -48,12 +49,14 @@ class Api:
         account: Account,
         *,
         faults: Faults,
+        guard: Guard,
         history: History,
         throttle: Throttle | None,
         forward: Forward,
     ) -> None:
         self._account = account
         self._faults = faults
+        self._guard = guard
         self._history = history
         self._throttle = throttle
         self._forward = forward
@@ -63,8 +66,9 @@ class Api:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One call of any AWS service."""
         target = request.headers.get("X-Amz-Target", "")
-        if service_of(request) != "ecs":
-            return await self._handle_other(request, target)
+        service = service_of(request)
+        if service != "ecs":
+            return await self._handle_other(service, request, target)
         prefix, _, operation = target.rpartition(".")
         if request.method != "POST" or prefix != TARGET_PREFIX or operation not in OPERATIONS:
             return _error(ApiError("UnknownOperationException", f"{operation or target!r} is not simulated."))
@@ -79,6 +83,7 @@ class Api:
     async def _call(self, operation: str, body: Json) -> Json:
         met = self._faults.take(operation, _page(body))
         await _meet(met, operation)
+        self._guard.admit("ecs", operation, body)
         if self._throttle is not None and not self._throttle.admit(operation):
             raise _throttled()
         report = self._validator.validate(body, self._model.operation_model(operation).input_shape)
@@ -93,17 +98,20 @@ class Api:
             answer = spoil(answer, fault)
         return answer
 
-    async def _handle_other(self, request: web.Request, target: str) -> web.StreamResponse:
-        """EC2, SQS, EventBridge, ELB: moto's, after the faults and the token bucket."""
-        operation = target.rpartition(".")[2]
+    async def _handle_other(self, service: str, request: web.Request, target: str) -> web.StreamResponse:
+        """EC2, SQS, SNS, EventBridge, ELB: moto's, after the faults, the policy and the token bucket."""
+        operation, parameters = target.rpartition(".")[2], {}
         if not operation and request.content_type == "application/x-www-form-urlencoded":
-            operation = parse_qs(await request.text()).get("Action", [""])[0]
+            parameters = {name: values[0] for name, values in parse_qs(await request.text()).items()}
+            operation = parameters.get("Action", "")
         try:
             await _meet(self._faults.take(operation), operation)
+            if self._guard.policy is not None:
+                self._guard.admit(service, operation, await _body(request) if target else parameters)
             if self._throttle is not None and not self._throttle.admit(operation):
                 raise _throttled()
         except ApiError as exc:
-            return _error(exc) if target else _query_error(exc)
+            return _json_refusal(service, exc) if target else _query_error(service, exc)
         return await self._forward(request)
 
 
@@ -148,12 +156,7 @@ async def _meet(met: list[Fault], operation: str) -> None:
                     "ExpiredTokenException", "The security token included in the request is expired"
                 )
             case "denied":
-                raise ApiError(
-                    "AccessDeniedException",
-                    "User: arn:aws:sts::123456789012:assumed-role/anyport/simulated is not authorized to "
-                    f"perform: ecs:{operation} on resource: * because no identity-based policy allows the "
-                    f"ecs:{operation} action",
-                )
+                raise denial(f"ecs:{operation}", "*")
             case _:  # the others spoil a right answer
                 continue
 
@@ -177,7 +180,17 @@ def _error(error: ApiError) -> web.Response:
     )
 
 
-# The query protocol of EC2 has names of its own for the same refusals.
+def _json_refusal(service: str, error: ApiError) -> web.Response:
+    """A refusal in the JSON of a service that is not ECS."""
+    answer = _error(error)
+    if service == "sqs" and error.code == "AccessDeniedException":
+        answer.set_status(403)
+        answer.headers["x-amzn-query-error"] = "AccessDenied;Sender"  # its clients go by this name
+    return answer
+
+
+# The query protocol of EC2 has names of its own for the same refusals, and SNS and STS have others again.
+_DENIALS = {"sns": "AuthorizationError", "sts": "AccessDenied"}
 _QUERY_CODES = {
     "ThrottlingException": ("RequestLimitExceeded", 503),
     "ExpiredTokenException": ("RequestExpired", 400),
@@ -186,11 +199,18 @@ _QUERY_CODES = {
 }
 
 
-def _query_error(error: ApiError) -> web.Response:
+def _query_error(service: str, error: ApiError) -> web.Response:
     code, status = _QUERY_CODES.get(error.code, (error.code, error.status))
-    body = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Response><Errors><Error><Code>{code}</Code><Message>{error.message}</Message></Error></Errors>"
-        f"<RequestID>{uuid.UUID(int=random.getrandbits(128))}</RequestID></Response>"
-    )
+    request_id = uuid.UUID(int=random.getrandbits(128))
+    if code == "UnauthorizedOperation" and service in _DENIALS:
+        xml = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{_DENIALS[service]}</Code>"
+            f"<Message>{error.message}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
+        )
+    else:
+        xml = (
+            f"<Response><Errors><Error><Code>{code}</Code><Message>{error.message}</Message></Error></Errors>"
+            f"<RequestID>{request_id}</RequestID></Response>"
+        )
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}'
     return web.Response(status=status, body=body.encode(), content_type="text/xml")

@@ -4,6 +4,9 @@ GET    /_simulator/health              what runs here
 GET    /_simulator/faults              the faults in force
 PUT    /_simulator/faults              put one in force: {"kind": "throttle", "operation": "ListTasks"}
 DELETE /_simulator/faults[?id=1]       end one, or all
+GET    /_simulator/policy              the IAM policy in force, and what it has denied
+PUT    /_simulator/policy              put one in force: {"Version": "2012-10-17", "Statement": [...]}
+DELETE /_simulator/policy              everything is allowed again
 PUT    /_simulator/speed               {"speed": 10}
 POST   /_simulator/kill                {"task": "<id or ARN>"}: kill -9 of its processes
 POST   /_simulator/task-health         {"task": "...", "status": "UNHEALTHY", "container": "app"}
@@ -20,6 +23,8 @@ from aiohttp import web
 
 from discovery.simulator.arns import short
 from discovery.simulator.faults import Fault, FaultError, Faults
+from discovery.simulator.guard import Guard
+from discovery.simulator.iam import Policy, PolicyError
 from discovery.simulator.state import Instance, State, Task
 from discovery.simulator.wire import live_tasks
 
@@ -28,6 +33,7 @@ class Handles(Protocol):
     """What the simulator lets one do."""
 
     faults: Faults
+    guard: Guard
     state: State
     speed: float
 
@@ -78,6 +84,27 @@ def add_routes(app: web.Application, handles: Handles) -> None:
         handles.faults.clear(int(number) if number else None)
         return web.json_response({})
 
+    async def show_policy(request: web.Request) -> web.Response:
+        policy = handles.guard.policy
+        return web.json_response(
+            {
+                "policy": policy.document if policy is not None else None,
+                "denied": [{"action": action, "resource": what} for action, what in handles.guard.denied],
+            }
+        )
+
+    async def set_policy(request: web.Request) -> web.Response:
+        try:
+            handles.guard.policy = Policy(await _json(request))
+        except PolicyError as exc:
+            return web.json_response({"error": str(exc)}, status=400)
+        handles.guard.denied.clear()
+        return web.json_response({})
+
+    async def lift_policy(request: web.Request) -> web.Response:
+        handles.guard.policy = None
+        return web.json_response({})
+
     async def set_speed(request: web.Request) -> web.Response:
         speed = (await _json(request)).get("speed")
         if not isinstance(speed, int | float) or isinstance(speed, bool) or speed <= 0:
@@ -116,6 +143,9 @@ def add_routes(app: web.Application, handles: Handles) -> None:
     app.router.add_get("/_simulator/faults", list_faults)
     app.router.add_put("/_simulator/faults", add_fault)
     app.router.add_delete("/_simulator/faults", clear_faults)
+    app.router.add_get("/_simulator/policy", show_policy)
+    app.router.add_put("/_simulator/policy", set_policy)
+    app.router.add_delete("/_simulator/policy", lift_policy)
     app.router.add_put("/_simulator/speed", set_speed)
     app.router.add_post("/_simulator/kill", kill)
     app.router.add_post("/_simulator/task-health", task_health)

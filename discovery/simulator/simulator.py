@@ -32,7 +32,9 @@ from discovery.simulator.dispatch import Dispatcher
 from discovery.simulator.environment import client_environment, task_environment
 from discovery.simulator.events import Bulletin, Listener, instance_event, spot_event
 from discovery.simulator.faults import Faults
+from discovery.simulator.guard import Guard
 from discovery.simulator.history import History
+from discovery.simulator.iam import Policy
 from discovery.simulator.lifecycle import Lifecycle, Pace
 from discovery.simulator.metadata import metadata_url
 from discovery.simulator.network import Loopback, Network
@@ -60,7 +62,8 @@ class Simulator:
 
     `speed` makes the life cycle of tasks go so many times faster; throttling stays in real time.
     `port` 0 takes a free port; `loopback` names the range of addresses ("127.0"), "" takes a free one;
-    `ports` are the dynamic host ports. `on_output(name, line)` gets every line a task prints.
+    `ports` are the dynamic host ports. `policy` is an IAM policy that every call over HTTP must meet; without
+    one everything is allowed. `on_output(name, line)` gets every line a task prints.
     """
 
     def __init__(
@@ -73,12 +76,15 @@ class Simulator:
         throttling: bool = True,
         ports: PortRange | None = None,
         loopback: str = "",
+        policy: Mapping[str, object] | None = None,
         on_output: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self.state = State(account=ACCOUNT, region=region)
         self.faults = Faults()
+        self.guard = Guard(self.state)
+        self.guard.policy = Policy(policy) if policy is not None else None
         self.url = ""
         self._listen_at = (address, port)
         self._clock = clock
@@ -158,6 +164,7 @@ class Simulator:
         api = Api(
             self._account,
             faults=self.faults,
+            guard=self.guard,
             history=self._history,
             throttle=self._throttle,
             forward=self._moto.forward,

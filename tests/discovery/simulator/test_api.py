@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from discovery.simulator.api import Api
 from discovery.simulator.faults import Fault, Faults
+from discovery.simulator.guard import Guard
 from discovery.simulator.history import History
 from discovery.simulator.throttle import Throttle
 from tests.kit.cloud import Cloud
@@ -31,12 +32,14 @@ class Endpoint:
         self.cloud.cluster()
         self.cloud.define()
         self.faults = Faults()
+        self.guard = Guard(self.cloud.account.state)
         self.history = History(self.cloud.account.state, self.cloud.clock)
         self.cloud.account.bulletin.subscribe(lambda event: self.history.record())
         self.forwarded: list[str] = []
         self.api = Api(
             self.cloud.account,
             faults=self.faults,
+            guard=self.guard,
             history=self.history,
             throttle=throttle,
             forward=self._forward,
