@@ -89,7 +89,7 @@ class AgentFeed:
         self._began_s = self._silent_since_s = self._clock()
         self._told = False  # that it is silent
         self._undescribed: dict[str, float] = {}  # since when tasks wait for their description
-        self._presumed_in = -1  # revision of the ledger
+        self._presumed: tuple[int, set[str]] = (-1, set())  # in which revision, and for which of them
 
     def hurry(self) -> None:
         self._hurry.set()
@@ -198,6 +198,7 @@ class AgentFeed:
 
     def _introduce(self, found: Identity) -> None:
         if found != self._instance:
+            log.info("following the ECS agent of %s", found.instance_arn)
             self._instance = found
             self._reader = Reader(found.instance_arn)
         self._whoami.learn(found)
@@ -224,15 +225,15 @@ class AgentFeed:
         waiting = self._ledger.undescribed
         now_s = self._clock()
         self._undescribed = {arn: self._undescribed.get(arn, now_s) for arn in waiting}
-        overdue = [arn for arn, since_s in self._undescribed.items() if now_s - since_s > _API_PATIENCE_S]
-        if not overdue or self._presumed_in == self._ledger.revision:
+        overdue = {arn for arn, since_s in self._undescribed.items() if now_s - since_s > _API_PATIENCE_S}
+        if not overdue or self._presumed == (self._ledger.revision, overdue):
             return
         self._groups.see(self._ledger.tasks())
         for arn in overdue:
             _, sighting = waiting[arn]
             if group := self._groups.only(definition_arn(sighting)):
                 self._ledger.presume(arn, group)
-        self._presumed_in = self._ledger.revision
+        self._presumed = (self._ledger.revision, overdue)
 
     def _hear_of_machine(self) -> None:
         """Tell the address of our own instance, and, if the API does not, that the instance exists."""
@@ -247,8 +248,6 @@ class AgentFeed:
     def _answered(self) -> None:
         if self._told:
             log.info("the ECS agent at %s answers again", self._url)
-        elif not self._reader:
-            log.info("following the ECS agent at %s", self._url)
         self._told = False
         self._silent_since_s = self._clock()
 
