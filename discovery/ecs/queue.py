@@ -21,6 +21,7 @@ log = logging.getLogger("anyport.discovery.ecs")
 # Messages are deleted a little later, several with one call. Should we end before, they come again.
 _DELETE_AFTER_S: Final = 0.5
 _TIDY_EVERY_S: Final = 3600.0
+_END_S: Final = 5.0  # whoever stops us waits for it
 
 
 class Listener(Protocol):
@@ -139,7 +140,11 @@ class EventQueue:
             self._question.cancel()
             self._question = None
         self._place = None
-        await self._places.close()
+        try:
+            async with asyncio.timeout(_END_S):
+                await self._places.close()
+        except TimeoutError:
+            log.warning("events: no answer while our queue was to be removed: it may be left behind")
         self.api.close()
 
     def _answered(self, place: Place) -> None:
