@@ -292,6 +292,26 @@ def events_setup(config_file: str | None, apply_: bool, remove: bool, as_json: b
     return set_up(config, "apply" if apply_ else "remove" if remove else "print", as_json=as_json)
 
 
+@anyport.command("iam-policy")
+@_config_option
+@click.option(
+    "--account", default="", metavar="NUMBER", help="The AWS account, where the configuration does not say."
+)
+@click.option("--region", default="", metavar="NAME", help="The Region, likewise. Default: $AWS_REGION.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one object: the task role's policy, and by role."
+)
+def iam_policy(config_file: str | None, account: str, region: str, as_json: bool) -> int:
+    """Print the least IAM policy for the configuration: of the task role, and of each role it assumes."""
+    if account and not (len(account) == 12 and account.isascii() and account.isdigit()):
+        raise click.UsageError(f'--account is a number of twelve digits, not "{account}"')
+    config = _load(config_path(config_file, os.environ))
+    from proxy.cli.policy import needed, print_policies
+
+    print_policies(needed(config, account=account, region=region), as_json=as_json)
+    return 0
+
+
 def _load(path: Path | None) -> Config:
     from proxy.config import ConfigError, load
 
