@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from itertools import takewhile
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 from discovery.ecs.fleet import Peer, older, peers
 from discovery.ecs.ledger import Ledger
 from discovery.ecs.queries import EcsQueries
-from discovery.ecs.shapes import short_name, task
+from discovery.ecs.shapes import task
 from discovery.identity import Identity
 
 _PLACED_WITHIN_S: Final = 5.0  # the definition, instances and addresses of the others, from whoever tells
@@ -31,7 +30,18 @@ class Fleet:
         self._identity = identity
         self._ledger: Ledger | None = None
         self._known: tuple[int, str, tuple[Peer, ...]] = (-1, "", ())
+        self._elsewhere: set[str] = set()  # clusters that are not ours
         self.found = asyncio.Event()  # it has been tried to find them
+
+    @property
+    def attached(self) -> bool:
+        """Whether the ledger of our own cluster is known."""
+        return self._ledger is not None
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known who the others are."""
+        return bool(self._ledger is not None and self.group and any(self._ledger.groups.get(self.group, {})))
 
     def attach(self, ledger: Ledger) -> None:
         """Take *ledger* as that of our own cluster."""
@@ -51,9 +61,22 @@ class Fleet:
         own = self._ledger.task(identity.task_arn) if self._ledger is not None else None
         return own.group if own is not None and own.ecs_service else ""
 
-    def is_own(self, cluster: str) -> bool:
-        """Say whether *cluster* (a name or an ARN) is the one we run in."""
-        return bool(self.own_arn) and short_name(cluster) == self._identity().cluster
+    def is_in(self, cluster: str, *, region: str = "", account: str = "") -> bool:
+        """Say whether we are a task in *cluster*, a name or an ARN, as far as can be told ("": not)."""
+        us = self._identity()
+        same = us.cluster_arn == cluster if cluster.startswith("arn:") else us.cluster == cluster
+        here = all(not its or its == ours for its, ours in ((region, us.region), (account, us.account)))
+        return bool(us.task_arn) and same and here
+
+    async def elsewhere(self, cluster: str, *, among: int) -> None:
+        """Wait until the others have been looked for in our own cluster, which is not *cluster*.
+
+        Not for ever: once this is known of *among* so many clusters, there is none left to look in.
+        """
+        self._elsewhere.add(cluster)
+        if len(self._elsewhere) >= among:
+            self.found.set()
+        await self.found.wait()
 
     def peers(self) -> tuple[Peer, ...]:
         """Return every proxy of the fleet, the oldest first, ours included as soon as it is in the table."""
@@ -97,7 +120,7 @@ class Fleet:
 
     def _placed(self) -> bool:
         older = takewhile(lambda peer: peer.task_arn != self.own_arn, self.peers())
-        return all(peer.host for peer in older if peer.started_at < math.inf)
+        return all(peer.host for peer in older if peer.started)
 
     async def _list(self, ledger: Ledger, api: EcsQueries, cluster: str, identity: Identity) -> None:
         service = identity.service

@@ -32,6 +32,10 @@ class Peer:
     port: int = 0
 
     @property
+    def started(self) -> bool:
+        return self.started_at < math.inf
+
+    @property
     def id(self) -> str:
         return short_name(self.task_arn)
 

@@ -31,6 +31,7 @@ _WAIT_S: Final = 5.0  # a leader that has vanished without a word is missed this
 _SILENCE_S: Final = 2.0
 _LOOK_S: Final = 1.0  # for a short answer
 _TICK_S: Final = 1.0  # between two looks at who there is, while we lead
+_FIND_AGAIN_S: Final = 10.0
 _PAUSE_S: Final = 0.02  # between two answers: what changes together is told together
 _CHAIN: Final = 16  # proxies in a row; more are taken for a circle
 _BATCHES: Final = (3, 8, 32)  # candidates asked at once, the oldest first
@@ -68,10 +69,10 @@ class Follower:
     ) -> None:
         self._ledger = ledger
         self._heard = heard
-        self._target = PATH + quote(short_name(cluster), safe="")
-        self._cluster = short_name(cluster)
-        self._fleet = fleet
-        self._share = share
+        self._target = PATH + quote(cluster, safe="")
+        self.cluster = cluster
+        self.fleet = fleet
+        self.share = share
         self._source = status
         self._lead = lead
         self._follow = follow
@@ -90,6 +91,7 @@ class Follower:
         self._role: str | None = None  # whom we follow, "" while we lead, None before that is decided
         self._unknown: set[str] = set()  # tasks that our leader does not know, at `_unknown_s`
         self._unknown_s = 0.0
+        self._find_again_s = self._clock() + _FIND_AGAIN_S
 
     def hurry(self) -> None:
         """There is nothing to hurry: a leader tells at once."""
@@ -104,12 +106,13 @@ class Follower:
                 if leader is None:
                     self._take("")
                     await self._sleep(_TICK_S)
+                    await self._find_late()
                 else:
                     await self._listen(session, leader)
 
     async def _find_others(self) -> None:
         if self._find is None:
-            await self._fleet.found.wait()
+            await self.fleet.found.wait()
             return
         try:
             await self._find()
@@ -117,12 +120,18 @@ class Follower:
             # Then the poller says what is wrong, in its own words.
             log.info("fleet: cannot find the other proxies: %s", error)
 
+    async def _find_late(self) -> None:
+        """Look for the others again if it was not known who we are when that was done first."""
+        if not self.fleet.attached and self._clock() >= self._find_again_s:
+            self._find_again_s = self._clock() + _FIND_AGAIN_S
+            await self._find_others()
+
     # -- whom to follow --------------------------------------------------------------------------
 
     async def _elect(self, session: aiohttp.ClientSession) -> Peer | None:
         """Return whom to follow, None to lead, after a look at those of whom nothing new is known."""
-        candidates = self._fleet.older()
-        self.status.peers = len(self._fleet.others())
+        candidates = self.fleet.older()
+        self.status.peers = len(self.fleet.others())
         there = {peer.task_arn for peer in candidates}
         self._looks = {arn: look for arn, look in self._looks.items() if arn in there}
         self._told = {arn: text for arn, text in self._told.items() if arn in there}
@@ -149,7 +158,7 @@ class Follower:
     async def _look(self, session: aiohttp.ClientSession, peer: Peer) -> None:
         try:
             answer = await ask(
-                session, self._fleet.key, peer, self._target,
+                session, self.fleet.key, peer, self._target,
                 method="HEAD", within_s=_LOOK_S, wall_clock=self._wall_clock,
             )  # fmt: skip
             self._judge(peer, answer)
@@ -166,7 +175,7 @@ class Follower:
         age_s, stale_after_s = _seconds(word.get("age_s")), _seconds(word.get("stale_after_s"))
         if age_s is None:
             raise PeerError("it does not say how old its knowledge is")
-        if self._fleet.own_arn in (chain := _chain(word)) or len(chain) >= _CHAIN:
+        if self.fleet.own_arn in (chain := _chain(word)) or len(chain) >= _CHAIN:
             raise PeerError("it follows us")
         self._looks[peer.task_arn] = Look(at_s=self._clock(), overdue_s=overdue_s(age_s, stale_after_s))
         self._told.pop(peer.task_arn, None)
@@ -188,7 +197,7 @@ class Follower:
         target = f"{self._target}?wait={_WAIT_S:g}"
         try:
             answer = await ask(
-                session, self._fleet.key, leader, target,
+                session, self.fleet.key, leader, target,
                 etag=self._etag, within_s=_WAIT_S + _SILENCE_S, wall_clock=self._wall_clock,
             )  # fmt: skip
             now_s = self._clock()
@@ -203,7 +212,7 @@ class Follower:
         self._etag = answer.etag
         self._compare(facts, whole=whole)
         self.status.heard_s, self.status.age_s, self.status.last_error = now_s, age_s, ""
-        self._share.chain = (leader.task_arn, *_chain(answer.word))
+        self.share.chain = (leader.task_arn, *_chain(answer.word))
         self._take(leader.task_arn)
         stale_after_s = _seconds(answer.word.get("stale_after_s"))
         self._follow(None if stale_after_s is None else stale_after_s + _WAIT_S)
@@ -238,14 +247,14 @@ class Follower:
         if role == self._role:
             return
         self._role = role
-        self._share.leading = self.status.leads = not role
+        self.share.leading = self.status.leads = not role
         self.status.leader = role
         self.status.changes += 1
         if role:
-            log.info("fleet: %s: following proxy %s", self._cluster, short_name(role))
+            log.info("fleet: %s: following proxy %s", self.cluster, short_name(role))
         else:
-            log.info("fleet: %s: leading, of %d proxies", self._cluster, len(self._fleet.others()) + 1)
-            self._share.chain = ()
+            log.info("fleet: %s: leading, of %d proxies", self.cluster, len(self.fleet.others()) + 1)
+            self.share.chain = ()
             self._lead()
 
 

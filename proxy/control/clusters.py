@@ -10,6 +10,7 @@ from discovery.ecs.agent import AgentFeed
 from discovery.ecs.api import EcsApi
 from discovery.ecs.budget import Budget
 from discovery.ecs.cluster import EcsCluster
+from discovery.ecs.disk import Disk
 from discovery.ecs.feed import Feed
 from discovery.ecs.queue import EventQueue
 from discovery.ecs.rules import ServiceRule
@@ -21,6 +22,7 @@ from discovery.whoami import Whoami
 from proxy import config
 from proxy.config import ClusterAt, Config, clusters_of
 from proxy.control.events import event_queue, events_feed
+from proxy.control.fleet import fleet_of, leader_feed
 
 Informant: TypeAlias = Callable[[EcsCluster], Feed]
 
@@ -35,6 +37,7 @@ def build(
     """Return a source for each cluster; *service* puts a section into the words of discovery."""
     clusters = clusters_of(settings.ecs)
     events = event_queue(settings, whoami)
+    fleet = fleet_of(settings, whoami)
     budgets: dict[tuple[str, str, str], Budget] = {}
     sources = []
     for at in clusters:
@@ -52,15 +55,21 @@ def build(
             default_health=health,
             default_tls=_tls(settings.backend_tls),
         )
+        api = EcsApi(account, budget=budget, call_timeout_s=settings.ecs.call_timeout_s)
+        informants = list(_informants(settings, at, whoami, events))
+        if fleet is not None:
+            leader = partial(leader_feed, at=at, fleet=fleet, api=api, whoami=whoami, among=len(clusters))
+            informants.append(leader)
         sources.append(
             EcsCluster(
-                EcsApi(account, budget=budget, call_timeout_s=settings.ecs.call_timeout_s),
+                api,
                 name=name,
                 cluster=at.cluster,
                 translator=translator,
                 whoami=whoami,
-                informants=tuple(_informants(settings, at, whoami, events)),
+                informants=informants,
                 budget=budget,
+                led=fleet is not None,
                 interval_s=settings.ecs.poll_interval_s,
             )
         )
@@ -83,6 +92,16 @@ def _informants(
     yield lambda cluster: SpotFeed(cluster.ledger, cluster.heard, whoami=whoami)
     if events is not None:
         yield lambda cluster: events_feed(cluster, at, events)
+    if settings.state.path:
+        yield lambda cluster: Disk(
+            cluster.ledger,
+            cluster.heard,
+            folder=settings.state.path,
+            cluster=at.cluster,
+            where=f"{at.account} {at.region} {at.endpoint_url}",
+            status=cluster.status,
+            max_age_s=settings.state.max_age_s,
+        )
 
 
 def _rules(

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import aiohttp
+
+from discovery.ecs.peer import peer_session
 from discovery.whoami import Whoami
 from proxy.config import Config, ConfigError
 from proxy.control import logs, sources
@@ -21,6 +24,7 @@ from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
 from proxy.control.admin.server import serving
 from proxy.control.drained import Drains
+from proxy.control.fleet import FleetPeers, fleet_pages
 from proxy.control.health.check import Checker
 from proxy.control.metrics import registry
 from proxy.control.plane import ControlPlane
@@ -71,7 +75,7 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
     """
     exit_status = 0
     try:
-        async with Checker() as checker, asyncio.TaskGroup() as group:
+        async with Checker() as checker, peer_session() as session, asyncio.TaskGroup() as group:
             whoami = Whoami()
             group.create_task(whoami.run(), name="find out who we are")
             plane = ControlPlane(
@@ -84,7 +88,7 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
                 build=partial(sources.build, whoami=whoami),
             )
             plane.status.whoami = whoami
-            await _serve(given, plane, reload)
+            await _serve(given, plane, reload, session)
             raise _Stopped
     except* _Stopped:
         pass
@@ -95,11 +99,20 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
     return exit_status
 
 
-async def _serve(given: Inherited, plane: ControlPlane, reload: Callable[[], Config]) -> None:
+async def _serve(
+    given: Inherited, plane: ControlPlane, reload: Callable[[], Config], session: aiohttp.ClientSession
+) -> None:
     ending = _Ending()
-    drains = Drains(plane.status, alone=plane.alone)
-    public = public_app(plane.status, registry(plane.status), drains)
-    admin = admin_app(plane.status, plane.admin_token)
+    status = plane.status
+    drains = Drains(status, peers=FleetPeers(session, lambda: status.sources), alone=plane.alone)
+    fleet = partial(
+        fleet_pages,
+        sources=lambda: status.sources,
+        own_arn=lambda: status.whoami.identity.task_arn,
+        drains=drains,
+    )
+    public = public_app(status, registry(status), drains, more=fleet)
+    admin = admin_app(status, plane.admin_token)
     with plane.running(), _reacting(plane, ending, reload, given):
         # A load balancer that asks both during an upgrade must not hear "not ready" from the new one.
         while given.patient and not (ending.leave.is_set() or _workers_up(plane)):  # noqa: ASYNC110

@@ -19,9 +19,10 @@ def public_app(
     series: CollectorRegistry,
     drains: Drains,
     *,
+    more: Callable[[web.Application], None] = lambda app: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> web.Application:
-    """Return the application behind `[metrics] address`."""
+    """Return the application behind `[metrics] address`; *more* adds pages to it."""
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -47,4 +48,5 @@ def public_app(
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    more(app)
     return app
