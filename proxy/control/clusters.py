@@ -87,6 +87,7 @@ def _informants(
             cluster=at.cluster,
             whoami=whoami,
             region=at.region,
+            account=at.account,
             setting=settings.ecs.agent,
         )
     yield lambda cluster: SpotFeed(cluster.ledger, cluster.heard, whoami=whoami)
