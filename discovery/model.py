@@ -161,8 +161,8 @@ class EventStatus:
 class FleetStatus:
     """Our part in the fleet for one cluster: written by who follows, read by metrics and /readyz."""
 
-    leads: bool = True  # asks the API itself, for all who follow
-    leader: str = ""  # the task we follow (ARN); "" while we lead
+    leads: bool = False  # asks the API itself, for all who follow
+    leader: str = ""  # the task we follow (ARN); "" while we lead, or look for one
     peers: int = 0  # other proxies of the fleet, as far as we know
     changes: int = 0  # times we began to lead, or to follow another
     heard_s: float | None = None  # when a leader last answered (monotonic)

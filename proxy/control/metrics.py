@@ -49,6 +49,7 @@ class _Collector(Collector):
         yield from _proxy_headers(self._status)
         yield from _tls(self._status, self._wall())
         yield from _discovery(self._status, self._clock(), self._wall())
+        yield from _fleet(self._status, self._clock())
         yield from _own(self._status)
 
 
@@ -224,6 +225,23 @@ def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
     yield from (age, last, refreshes, errors, calls)
     yield _alone("discovery_problems", "Mistakes in labels or config that keep something out of the table.",
                  len(status.problems))  # fmt: skip
+
+
+def _fleet(status: Status, now_s: float) -> Iterator[Metric]:
+    leader = _gauge("fleet_leader", "1: asks the AWS API itself; 0: follows another proxy.", "source")
+    age = _gauge("fleet_age_seconds", "How old what the leader knows is.", "source")
+    peers = _gauge("fleet_peers", "Other proxies of the fleet.", "source")
+    changes = _counter("fleet_changes", "Times it began to lead, or to follow another.", "source")
+    for source in status.sources:
+        fleet = source.status.fleet
+        if fleet is None:
+            continue
+        leader.add_metric([source.name], float(fleet.leads))
+        if fleet.leader and fleet.heard_s is not None:
+            age.add_metric([source.name], round(now_s - fleet.heard_s + fleet.age_s, 3))
+        peers.add_metric([source.name], fleet.peers)
+        changes.add_metric([source.name], fleet.changes)
+    yield from (leader, age, peers, changes)
 
 
 def _own(status: Status) -> Iterator[Metric]:

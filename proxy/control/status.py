@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from discovery.identity import NOBODY
-from discovery.model import Problem, Source, SourceStatus
+from discovery.model import FleetStatus, Problem, Source, SourceStatus
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy.control.certificates import Expiry
@@ -141,9 +141,26 @@ def sources(status: Status, now_s: float) -> list[dict[str, Any]]:
             "answered": source.name not in status.pending,
             "age_s": age_s(source, now_s),
             "error": source.status.last_error,
+            **_fleet(source.status.fleet, now_s),
         }
         for source in status.sources
     ]
+
+
+def _fleet(fleet: FleetStatus | None, now_s: float) -> dict[str, Any]:
+    """Return our part in the fleet, nothing for a proxy that is alone."""
+    if fleet is None:
+        return {}
+    heard_s = fleet.heard_s if fleet.leader else None
+    return {
+        "fleet": {
+            "role": "leads" if fleet.leads else "follows" if fleet.leader else "looks for a leader",
+            "leader": fleet.leader,
+            "lag_s": None if heard_s is None else round(max(0.0, now_s - heard_s) + fleet.age_s, 3),
+            "peers": fleet.peers,
+            "error": fleet.last_error,
+        }
+    }
 
 
 def ourselves(status: Status) -> dict[str, str]:

@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from discovery.model import FleetStatus
 from proxy import native
 from proxy.control.metrics import registry
 from proxy.control.status import Status
@@ -137,3 +138,18 @@ def test_it_is_valid_openmetrics_too(status: Status) -> None:
 
     assert any(family.name == "anyport_requests" for family in parse_openmetrics(text))
     assert "_created" not in text
+
+
+def test_who_leads_a_fleet_and_how_old_that_is_which_the_others_know(status: Status) -> None:
+    assert not families(status)["anyport_fleet_leader"].samples, "this one is alone"
+
+    status.sources[0].status.fleet = FleetStatus(leads=True, peers=3, changes=1)
+    found = families(status)
+    assert values(found["anyport_fleet_leader"]) == {("anyport_fleet_leader", "ecs:prod"): 1.0}
+    assert values(found["anyport_fleet_peers"]) == {("anyport_fleet_peers", "ecs:prod"): 3.0}
+    assert not found["anyport_fleet_age_seconds"].samples
+
+    status.sources[0].status.fleet = FleetStatus(leader="arn:aws:ecs:1", heard_s=NOW_S - 2, age_s=1.5)
+    found = families(status)
+    assert values(found["anyport_fleet_leader"]) == {("anyport_fleet_leader", "ecs:prod"): 0.0}
+    assert values(found["anyport_fleet_age_seconds"]) == {("anyport_fleet_age_seconds", "ecs:prod"): 3.5}

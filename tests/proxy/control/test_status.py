@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from discovery.model import SourceStatus
+from discovery.model import FleetStatus, SourceStatus
 from proxy.control.status import readiness
 from proxy.link import scoreboard
 from tests.kit.status import NOW_S, FakeSource, a_status
@@ -71,3 +71,17 @@ def test_draining_is_unready() -> None:
     status.draining = True
 
     assert readiness(status, NOW_S)["reasons"] == ["draining: this process has been told to stop"]
+
+
+def test_its_part_in_the_fleet_is_told() -> None:
+    status = a_status()
+    fleet = status.sources[0].status.fleet = FleetStatus(peers=2)
+
+    def told() -> dict[str, object]:
+        return dict(readiness(status, NOW_S)["sources"][0]["fleet"])
+
+    assert told() == {"role": "looks for a leader", "leader": "", "lag_s": None, "peers": 2, "error": ""}
+    fleet.leads = True
+    assert told()["role"] == "leads"
+    fleet.leads, fleet.leader, fleet.heard_s, fleet.age_s = False, "arn:aws:ecs:1", NOW_S - 2, 1.5
+    assert told() == {"role": "follows", "leader": "arn:aws:ecs:1", "lag_s": 3.5, "peers": 2, "error": ""}
