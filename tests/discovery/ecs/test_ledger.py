@@ -144,6 +144,17 @@ def test_one_version_told_twice_is_the_same_in_either_order(api_first: bool) -> 
     assert scene.one == api
 
 
+@pytest.mark.parametrize("statuses", [("ACTIVATING", "RUNNING"), ("RUNNING", "ACTIVATING")])
+def test_no_task_lives_backwards_within_one_version(statuses: tuple[str, str]) -> None:
+    """Not every step of its life has a version of its own."""
+    scene = Scene()
+
+    for status in statuses:
+        scene.hear(task(version=3, lastStatus=status))
+
+    assert scene.one.last_status == "RUNNING"
+
+
 def test_health_may_change_without_a_new_version() -> None:
     scene = Scene(task(containers=[ecs.container(healthStatus="HEALTHY")]))
 

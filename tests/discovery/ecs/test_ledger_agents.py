@@ -248,6 +248,17 @@ def test_port_given_out_anew_is_noticed_when_nothing_else_changes() -> None:
     assert scene.ledger.take_dirty() == {"service:web", "service:other"}
 
 
+def test_task_that_keeps_its_port_is_the_same_object_as_before() -> None:
+    scene = Scene(task(1))
+    scene.hear(sighting(1))
+    before = scene.ledger.task(ecs.task_arn(1))
+
+    scene.hear(sighting(1), sighting(2, port=2))
+
+    assert scene.ledger.task(ecs.task_arn(1)) is before
+    assert scene.ledger.groups["service:web"][ecs.task_arn(1)] is before
+
+
 def test_ports_of_another_instance_are_another_matter() -> None:
     scene = Scene(task(1, instance=2))
 
