@@ -37,23 +37,25 @@ def load(path: FilePath | None, environ: Mapping[str, str], *, files: bool = Fal
     Raises `ConfigError` with every issue there is.
     """
     text = "" if path is None else _read(path)
-    document, positions = _parse(text, str(path or ""))
+    document, positions = parse(text, str(path or ""))
     origins, issues = overlay(document, environ)
     source = Source(str(path or ""), copy.deepcopy(document), positions, origins, environ)
     spoilt: list[Path] = []
-    for place, why in list(_not_json(document, ())):
-        issues.append(source.issue(place, why, ""))
-        _mend(document, place, spoilt)
-    config = _validate(document, source, issues, spoilt)
+    config = validate(document, source, issues, spoilt)
     if config is not None:
         config = _absolute(config, os.path.abspath(path.parent if path is not None else "."))
         problems = [*check(config), *(_check_files(config) if files else ())]
         issues.extend(
-            from_rule(problem, source) for problem in problems if not _touches(problem.paths, spoilt)
+            from_rule(problem, source) for problem in problems if not touches(problem.paths, spoilt)
         )
     if issues or config is None:
-        raise ConfigError(sorted(issues, key=lambda issue: (issue.line == 0, issue.line, issue.column)))
-    return _complete(config)
+        raise in_order(issues)
+    return complete(config)
+
+
+def in_order(issues: list[Issue]) -> ConfigError:
+    """Return the error that shows *issues* in the order of the file."""
+    return ConfigError(sorted(issues, key=lambda issue: (issue.line == 0, issue.line, issue.column)))
 
 
 def _read(path: FilePath) -> str:
@@ -77,7 +79,8 @@ def _read(path: FilePath) -> str:
     raise ConfigError([Issue(source=str(path), message=message, hint=hint)])
 
 
-def _parse(text: str, file: str) -> tuple[dict[str, Any], Positions | None]:
+def parse(text: str, file: str) -> tuple[dict[str, Any], Positions | None]:
+    """Return what the TOML in *text* says and where; raise `ConfigError` if it is none."""
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as exc:
@@ -125,10 +128,16 @@ def _syntax_hint(line: str) -> str:
     return ""
 
 
-def _validate(
+def validate(
     document: dict[str, Any], source: Source, issues: list[Issue], spoilt: list[Path]
 ) -> Config | None:
-    """Return the config of *document*, leaving out what is wrong so that the rest can be checked too."""
+    """Return the config of *document*, leaving out what is wrong so that the rest can be checked too.
+
+    What is wrong is added to *issues*, and where it stood to *spoilt*.
+    """
+    for place, why in list(_not_json(document, ())):
+        issues.append(source.issue(place, why, ""))
+        _mend(document, place, spoilt)
     for attempt in range(3):
         try:
             # As JSON: there, strict still takes an array for a tuple and a table for a dataclass.
@@ -137,7 +146,7 @@ def _validate(
             # Each mending may uncover nothing new: errors of the first round are all there are, but for those
             # of tables that had to be given a placeholder.
             for error in exc.errors(include_url=False):
-                if attempt == 0 or not _touches((path_of(error),), spoilt):
+                if attempt == 0 or not touches((path_of(error),), spoilt):
                     issues.append(from_pydantic(error, source))
                 _mend(document, path_of(error), spoilt, error)
     return None
@@ -164,7 +173,7 @@ def _mend(
         holder.pop(path[-1], None)
 
 
-def _touches(paths: tuple[Path, ...], spoilt: list[Path]) -> bool:
+def touches(paths: tuple[Path, ...], spoilt: list[Path]) -> bool:
     """Say whether one of *paths* rests on something that is wrong already."""
     return any(path[: len(bad)] == bad or bad[: len(path)] == path for path in paths for bad in spoilt)
 
@@ -229,7 +238,7 @@ def _located(tls: T, folder: str) -> T:
     return tls.model_copy(update=paths)
 
 
-def _complete(config: Config) -> Config:
+def complete(config: Config) -> Config:
     """Return *config* with the hosts and checks that its services take from [ecs] domain and [health]."""
     services = tuple(
         service.model_copy(

@@ -6,13 +6,15 @@ from functools import partial
 from operator import attrgetter
 
 from discovery.dns_names import Name
+from discovery.file import BadFile, FileSource
 from discovery.identity import NOBODY
 from discovery.loops import OwnAddresses
-from discovery.model import HealthCheck, Service, Source, Tls
+from discovery.model import HealthCheck, Problem, Service, Source, Tls
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy import config
-from proxy.config import Config, clusters_of, split_address
+from proxy.config import Config, ConfigError, Issue, clusters_of, split_address
+from proxy.config.service_files import read_services
 
 
 def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ...]:
@@ -20,7 +22,12 @@ def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ..
 
     *whoami* knows who this proxy is, or finds it out once a source wants to know.
     """
-    return (*_static(settings), *_dns(settings), *_ecs(settings, whoami or Whoami.told(NOBODY)))
+    return (
+        *_static(settings),
+        *_dns(settings),
+        *_file(settings),
+        *_ecs(settings, whoami or Whoami.told(NOBODY)),
+    )
 
 
 def same(old: Config, new: Config) -> bool:
@@ -86,6 +93,37 @@ def _dns(settings: Config) -> list[Source]:
     return [
         DnsSource(named, ask=Lookup(servers).ask, is_own=OwnAddresses(own), ttl_max_s=settings.dns.ttl_max_s)
     ]
+
+
+def _file(settings: Config) -> list[Source]:
+    if not settings.file.path:
+        return []
+
+    def parse(path: str, data: bytes) -> list[tuple[Service, list[tuple[str, int]]]]:
+        try:
+            sections = read_services(data, path, settings)
+        except ConfigError as error:
+            raise BadFile([_problem(issue) for issue in error.issues]) from None
+        return [
+            (_service(settings, section), [split_address(text) for text in section.static])
+            for section in sections
+        ]
+
+    named = [
+        _service(settings, section)
+        for section in settings.service
+        if section.ecs is None and not (section.static or section.dns)
+    ]
+    return [FileSource(settings.file.path, parse, is_own=_own(settings), services=named)]
+
+
+def _problem(issue: Issue) -> Problem:
+    where = f"file {issue.source}" + (f", line {issue.line}" if issue.line else "")
+    return Problem(where, issue.message + (f": {issue.hint}" if issue.hint else ""))
+
+
+def _own(settings: Config) -> OwnAddresses:
+    return OwnAddresses(split_address(listener.address) for listener in settings.listener)
 
 
 def _dns_name(text: str) -> Name:

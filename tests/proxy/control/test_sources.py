@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from proxy.config import Config, Ecs, EcsTarget, Health, Service
-from proxy.config.model import Dns
+from proxy.config.model import Dns, File
 from proxy.control import sources
 from tests.kit.dns_server import dns_server
 
@@ -47,6 +48,26 @@ async def test_names_are_asked_about_at_the_servers_of_the_configuration() -> No
     # The listener of this proxy is 0.0.0.0:8080.
     assert [e.address for e in snapshot.endpoints] == ["127.0.0.1:8081", "127.0.0.2:8081"]
     assert len(snapshot.problems) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_file_is_read_as_the_configuration_is(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[[service]]\nname = "web"\nstatic = ["10.0.0.1:80", "[::1]:80"]\n')
+    (tmp_path / "b.toml").write_text('[[service]]\nname = "api"\nhosts = "api.test"\nstatic = []\n')
+    web = Service(name="web", hosts=("web.test",), health=Health(path="/up"))
+    (source,) = sources.build(Config(file=File(path=str(tmp_path)), service=(web,)))
+    watching = source.watch()
+    snapshot = await anext(watching)
+    await watching.aclose()  # type: ignore[attr-defined]
+
+    assert source.name == "file"
+    assert snapshot.services.keys() == {"web"}
+    assert snapshot.services["web"].health.path == "/up"
+    assert [e.address for e in snapshot.endpoints] == ["10.0.0.1:80", "[::1]:80"]
+    assert not snapshot.complete
+    (problem,) = snapshot.problems
+    assert problem.where == f"file {tmp_path}/b.toml, line 3"
+    assert problem.what.endswith('must be an array of strings, not a string: write hosts = ["api.test"]')
 
 
 def test_nothing_configured_is_no_source() -> None:
