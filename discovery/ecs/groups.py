@@ -22,7 +22,7 @@ class Claim(NamedTuple):
 
 
 class _View(NamedTuple):
-    """One task, and what was made of it: as long as nothing of the first five changes, the last holds."""
+    """One task, and what was made of it: as long as the first three are the same objects, that holds."""
 
     task: Task
     definition: TaskDefinition
@@ -36,6 +36,7 @@ class Group:
 
     ecs_service: str = ""
     plans: dict[str, Plan] = field(default_factory=dict)  # by definition ARN
+    sites: dict[str, Site] = field(default_factory=dict)  # by instance ARN
     views: dict[str, _View] = field(default_factory=dict)  # by task ARN
     claims: dict[str, Claim] = field(default_factory=dict)  # by name of service
     rows: dict[str, list[Row]] = field(default_factory=dict)  # likewise
@@ -61,10 +62,11 @@ def look(
     cluster: str,
 ) -> Group:
     """Return what *tasks*, all of one group, offer; what has not changed since *old* is the same object."""
-    group = Group()
+    group = Group(ecs_service=next((task.ecs_service for task in tasks.values()), ""))
+    definitions = ledger.definitions
+    strength: dict[str, tuple[bool, float]] = {}  # by definition ARN: one of its tasks stays, newest start
     for arn, task in tasks.items():
-        definition = ledger.definitions.get(task.definition_arn)
-        group.ecs_service = task.ecs_service
+        definition = definitions.get(task.definition_arn)
         if definition is None:
             continue
         made = group.plans.get(definition.arn)
@@ -74,39 +76,44 @@ def look(
             group.problems.update(made.problems)
         if not made.routes:
             continue
-        _claim(group, task, definition, made)
-        site = _site(task, ledger)
-        before = old.views.get(arn)
-        if before is not None and _same(before, task, definition, site):
-            view = before
-        else:
+        live = task.last_status == "RUNNING" and task.desired_status == "RUNNING"
+        best = strength.get(definition.arn)
+        if best is None or (live, task.started_at) > best:
+            strength[definition.arn] = (live, task.started_at)
+        site = group.sites.get(task.instance_arn)
+        if site is None:
+            site = group.sites[task.instance_arn] = _site(task.instance_arn, ledger, old)
+        view = old.views.get(arn)
+        if view is None or not (view.task is task and view.site is site and view.definition is definition):
             view = _View(task, definition, site, rows_of(task, definition, made.routes, site, source=source))
         group.views[arn] = view
         for name, row in view.rows.items():
             group.rows.setdefault(name, []).append(row)
         if not view.rows and (problem := _unreachable(task, definition, site, ledger, cluster)):
             group.problems.add(problem)
+    for definition_arn, best in strength.items():
+        _claim(group, definitions[definition_arn], best)
     return group
 
 
-def _claim(group: Group, task: Task, definition: TaskDefinition, made: Plan) -> None:
-    live = task.last_status == "RUNNING" and task.desired_status == "RUNNING"
-    rank = (live, definition.revision, task.started_at, definition.arn)
-    for route in made.routes:
+def _claim(group: Group, definition: TaskDefinition, strength: tuple[bool, float]) -> None:
+    live, started_at = strength
+    rank = (live, definition.revision, started_at, definition.arn)
+    for route in group.plans[definition.arn].routes:
         best = group.claims.get(route.service.name)
         if best is None or rank > best.rank:
             group.claims[route.service.name] = Claim(rank, route.service)
 
 
-def _site(task: Task, ledger: Ledger) -> Site:
-    instance = ledger.instances.get(task.instance_arn)
+def _site(instance_arn: str, ledger: Ledger, old: Group) -> Site:
+    instance = ledger.instances.get(instance_arn)
     if instance is None:
-        return Site()
-    return Site(instance, ledger.addresses.get(instance.ec2_id, ""), ledger.notices.get(instance.ec2_id, ""))
-
-
-def _same(view: _View, task: Task, definition: TaskDefinition, site: Site) -> bool:
-    return view.task is task and view.definition is definition and view.site == site
+        site = Site()
+    else:
+        ec2_id = instance.ec2_id
+        site = Site(instance, ledger.addresses.get(ec2_id, ""), ledger.notices.get(ec2_id, ""))
+    before = old.sites.get(instance_arn)
+    return before if before is not None and before == site else site
 
 
 def _unreachable(
