@@ -64,7 +64,7 @@ class EventsAccount:
             yield f"removed rule {SPOT_RULE}"
         if not setup.makes_topic:
             policy = without_statement(self._policy(setup))
-            if policy is not None:
+            if policy or (policy is not None and setup.queue):  # a topic cannot be without any
                 self._set_policy(setup, policy)
                 yield f"removed our statement from the policy of {setup.target}"
             return
