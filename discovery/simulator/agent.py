@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -143,6 +144,7 @@ class InstanceServers:
     async def _list_tasks(self, request: web.Request) -> web.Response:
         self.asked += 1
         known = [task for task in self._tasks() if is_known(task)]
+        random.shuffle(known)  # it is a map in Go: each answer has an order of its own
         wanted = {name: request.query[name] for name in ("taskarn", "dockerid") if request.query.get(name)}
         if not wanted:
             return web.json_response({"Tasks": [introspect_task(task, ipv6=self._ipv6) for task in known]})
