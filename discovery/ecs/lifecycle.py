@@ -36,16 +36,15 @@ def stage(
     instance: str = "",
     instance_status: str = "ACTIVE",
     notice: str = "",
-    protected: bool = False,
     relieved: bool = False,
 ) -> Stage:
     """Return where in its life one container of a task is.
 
     `health` is the container's own and `has_health_check` of its own definition: a task is UNKNOWN for ever
     when any of its containers has no check. `notice` is what EC2 has announced of the instance. `relieved`:
-    others of its service can carry its load; without them nobody leaves early. `protected` (scale-in
-    protection) keeps a task on a DRAINING instance, where ECS lets it run, but neither from a stop nor from
-    EC2, which takes the machine whatever runs there.
+    others of its service can carry its load; without them nobody leaves early. Scale-in protection has no
+    say: ECS honours it by leaving desiredStatus RUNNING, and then the task is ready; on an instance that
+    is to go it steps back like the others, for it is protected from the end, and keeps what it has.
     """
     if last_status in GONE:
         return Stage("gone", f"the task is {last_status}")
@@ -66,7 +65,7 @@ def stage(
         return Stage("starting", "container health UNKNOWN: its health check has not passed yet")
     if relieved and notice:
         return Stage("draining", f"container instance {instance} is about to go: {notice}")
-    if relieved and instance_status in _LEAVING and not protected:
+    if relieved and instance_status in _LEAVING:
         return Stage("draining", f"container instance {instance} is {instance_status}")
     return Stage("ready")
 

@@ -46,7 +46,6 @@ SPOT = {"instance": "i-1", "notice": "Spot interruption: terminate"}
             "draining",
             "the task (SpotInterruption)",
         ),
-        ({"desired_status": "STOPPED", "protected": True}, "draining", "ECS is stopping the task"),
         ({"desired_status": "STOPPED", "health": "UNKNOWN", **CHECKED}, "draining", "ECS is stopping"),
         ({"last_status": "DEACTIVATING"}, "draining", "ECS is stopping the task"),
         ({"last_status": "STOPPING", "desired_status": "STOPPED"}, "draining", "ECS is stopping the task"),
@@ -64,10 +63,8 @@ SPOT = {"instance": "i-1", "notice": "Spot interruption: terminate"}
         (DRAINING, "ready", ""),  # ECS leaves it running until its replacement runs
         ({**DRAINING, "relieved": True}, "draining", "container instance i-1 is DRAINING"),
         ({**DRAINING, "instance_status": "DEREGISTERING", "relieved": True}, "draining", "is DEREGISTERING"),
-        ({**DRAINING, "relieved": True, "protected": True}, "ready", ""),
         (SPOT, "ready", ""),
         ({**SPOT, "relieved": True}, "draining", "i-1 is about to go: Spot interruption: terminate"),
-        ({**SPOT, "relieved": True, "protected": True}, "draining", "is about to go"),
         ({**SPOT, **DRAINING, "relieved": True}, "draining", "is about to go"),
         ({**DRAINING, "relieved": True, "health": "UNKNOWN", **CHECKED}, "starting", "UNKNOWN"),
         ({"relieved": True}, "ready", ""),
