@@ -70,13 +70,15 @@ class Whoami:
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()
         ) as session:
             imds = Imds(session, self._environ)
+            said = ""
             for pause_s in (*_RETRY_S, None):
                 complete = await self._ask(session, imds)
                 self._asked.set()
+                if said != (said := in_words(self.identity)):
+                    log.info("we are %s", said)
                 if complete or pause_s is None:
                     break
                 await self._sleep(pause_s)
-        log.info("we are %s", in_words(self.identity))
 
     async def _ask(self, session: aiohttp.ClientSession, imds: Imds) -> bool:
         """Ask for what is not known yet; return whether nothing more can be learned."""
