@@ -78,6 +78,8 @@ async def ask(
         raise PeerError(f"no answer within {within_s:g} s") from None
     except TooLargeError as exc:
         raise PeerError(f"its answer is too large: {exc}") from None
+    except aiohttp.ClientConnectorError as exc:
+        raise PeerError(f"no connection: {exc.os_error.strerror or type(exc.os_error).__name__}") from None
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise PeerError(f"{type(exc).__name__}: {str(exc)[:200]}") from None
 
