@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from botocore import exceptions as boto
@@ -21,6 +22,7 @@ _REJECTED: Final = {
     "UnrecognizedClientException",
 }
 _DENIED: Final = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"}
+_ACTION: Final = re.compile(r"not authorized to perform: ([a-z0-9-]{2,32}:[A-Za-z]{2,64})\b")
 _THROTTLED: Final = {
     "RequestLimitExceeded",
     "RequestThrottled",
@@ -94,7 +96,10 @@ def _from_answer(exc: boto.ClientError, action: str) -> DiscoveryError:
             f"{action}: the AWS credentials have expired: renew them (or use a task role, which does)",
         )
     if code in _DENIED:
-        return DiscoveryError("denied", f"{action} is not allowed: add it to the policy of the task role")
+        # One call may need more than the permission of its own name: CreateQueue with tags, TagQueue too.
+        told = _ACTION.search(str(error.get("Message", "")))
+        wanted = told[1] if told and told[1].lower() != action.lower() else action
+        return DiscoveryError("denied", f"{wanted} is not allowed: add it to the policy of the task role")
     if code in _REJECTED:
         return DiscoveryError(
             "denied",

@@ -138,7 +138,7 @@ class QueueApi:
             return answer
 
         self.calls[operation] += 1
-        action = f"{service}:{operation}"
+        action = f"{service}:{operation.removesuffix('Batch')}"  # so the permission is called
         try:
             return await in_thread(call, name=f"anyport-{operation}")
         except (BotoCoreError, ClientError, TypeError, AttributeError, KeyError, ValueError) as exc:

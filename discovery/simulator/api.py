@@ -82,7 +82,7 @@ class Api:
 
     async def _call(self, operation: str, body: Json) -> Json:
         met = self._faults.take(operation, _page(body))
-        await _meet(met, operation)
+        await _meet(met, f"ecs:{operation}")
         self._guard.admit("ecs", operation, body)
         if self._throttle is not None and not self._throttle.admit(operation):
             raise _throttled()
@@ -105,7 +105,7 @@ class Api:
             parameters = {name: values[0] for name, values in parse_qs(await request.text()).items()}
             operation = parameters.get("Action", "")
         try:
-            await _meet(self._faults.take(operation), operation)
+            await _meet(self._faults.take(operation), f"{service}:{operation}")
             if self._guard.policy is not None:
                 self._guard.admit(service, operation, await _body(request) if target else parameters)
             if self._throttle is not None and not self._throttle.admit(operation):
@@ -139,7 +139,7 @@ async def _body(request: web.Request) -> Json:
     return body
 
 
-async def _meet(met: list[Fault], operation: str) -> None:
+async def _meet(met: list[Fault], action: str) -> None:
     """Let the faults happen that come before AWS would even look at the call. Raises ApiError."""
     for fault in met:
         match fault.kind:
@@ -156,7 +156,7 @@ async def _meet(met: list[Fault], operation: str) -> None:
                     "ExpiredTokenException", "The security token included in the request is expired"
                 )
             case "denied":
-                raise denial(f"ecs:{operation}", "*")
+                raise denial(action, "*")
             case _:  # the others spoil a right answer
                 continue
 
