@@ -104,6 +104,13 @@ def _fleet(config: Config) -> Iterator[Problem]:
             "`alone` is for the only proxy there is, and a key is for several",
             "leave one of them out",
         )
+    host, port = split_address(config.metrics.address)
+    if config.fleet.key.get_secret_value() and ipaddress.ip_address(host).is_loopback:
+        yield Problem(
+            (("metrics", "address"), ("fleet", "key")),
+            "the other proxies of the fleet cannot reach [metrics] on a loopback address",
+            f'write `address = "0.0.0.0:{port}"`, or leave out the key',
+        )
 
 
 def _hard_to_guess(secret: str, path: Path) -> Iterator[Problem]:

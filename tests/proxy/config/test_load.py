@@ -160,6 +160,11 @@ TWICE = 'clusters = ["a",\n "arn:aws:ecs:eu-west-1:1:cluster/a"]\n'
         ('[admin]\naddress = "0.0.0.0:9181"\n' + GOOD, 2, "open to the network"),
         ('[admin]\ntoken = "short"\n' + GOOD, 2, "16 or more"),
         ('[fleet]\nkey = "short"\n' + GOOD, 2, "16 or more"),
+        (
+            '[metrics]\naddress = "127.0.0.1:9180"\n[fleet]\nkey = "0123456789abcdef"\n' + GOOD,
+            2,
+            "cannot reach [metrics]",
+        ),
         ('[fleet]\nalone = true\nkey = "0123456789abcdef"\n' + GOOD, 2, "a key is for several"),
         ("[ecs]\n" + TWICE, 3, "named twice"),
         ('[ecs]\nclusters = ["a"]\n[[ecs.cluster]]\nname = "a"', 4, "named twice"),
