@@ -150,6 +150,7 @@ class EventStatus:
     age_sum_s: float = 0.0  # of them all, from the change in ECS to here
     last_s: float | None = None  # when the last event of the cluster came (monotonic)
     answered_s: float | None = None  # when the queue last answered, if only that there is nothing
+    reading: bool = False  # False: another proxy of the fleet reads, and tells us
     fresh: bool = False  # whether events are believed to tell of every change
     gaps: int = 0  # times when events may have been lost: at the start, after an outage
     missed: int = 0  # changes that no event has told of

@@ -65,7 +65,9 @@ def test_every_command_in_the_manual_exists(page: str, command: str) -> None:
         accepts(words[1:])
 
 
-@pytest.mark.parametrize("name", ["run", "check", "table", "status", "healthcheck", "demo", "simulate"])
+@pytest.mark.parametrize(
+    "name", ["run", "check", "table", "status", "healthcheck", "events-setup", "demo", "simulate"]
+)
 def test_every_command_is_in_the_readme(name: str) -> None:
     assert f"| `anyport {name}" in TEXTS["README.md"]
 

@@ -83,6 +83,7 @@ class EventsFeed:
         """Bring events until cancelled, while this proxy leads."""
         while True:
             await self._leads.wait()
+            self.status.reading = True
             try:
                 async with asyncio.TaskGroup() as group:
                     reading = group.create_task(self._queue.serve(self), name="read events")
@@ -91,7 +92,7 @@ class EventsFeed:
                     reading.cancel()
                     looking.cancel()
             finally:
-                self.status.fresh = False
+                self.status.reading = self.status.fresh = False
 
     def hurry(self) -> None:
         """Do nothing: a queue says what it has as soon as it has it."""

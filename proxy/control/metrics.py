@@ -10,12 +10,14 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from discovery.model import EVENT_AGES_S
 from proxy import native
 from proxy.control import status as control_status
 from proxy.control.status import Status
@@ -49,6 +51,7 @@ class _Collector(Collector):
         yield from _proxy_headers(self._status)
         yield from _tls(self._status, self._wall())
         yield from _discovery(self._status, self._clock(), self._wall())
+        yield from _events(self._status, self._clock())
         yield from _fleet(self._status, self._clock())
         yield from _own(self._status)
 
@@ -210,7 +213,9 @@ def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
         "discovery_last_success_timestamp_seconds", "Unix time of the last complete answer.", "source"
     )
     refreshes = _counter("discovery_refreshes", "Complete answers of the source.", "source")
-    errors = _counter("discovery_errors", "Calls that failed, and answers that were not complete.", "source", "kind")
+    errors = _counter(
+        "discovery_errors", "Calls that failed, and answers that were not complete.", "source", "kind"
+    )
     calls = _counter("aws_api_calls", "Calls of the AWS API.", "source", "operation")
     for source in status.sources:
         age_s = control_status.age_s(source, now_s)
@@ -225,6 +230,36 @@ def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
     yield from (age, last, refreshes, errors, calls)
     yield _alone("discovery_problems", "Mistakes in labels or config that keep something out of the table.",
                  len(status.problems))  # fmt: skip
+
+
+def _events(status: Status, now_s: float) -> Iterator[Metric]:
+    told = _counter("events", "Messages from the queue of events, by what they mean.", "source", "kind")
+    fresh = _gauge("events_fresh", "1 while events are trusted to tell of every change.", "source")
+    silent = _gauge("events_queue_age_seconds", "Since the queue last answered.", "source")
+    age = HistogramMetricFamily(
+        "anyport_event_age_seconds", "From the change in ECS to here.", labels=["source"]
+    )
+    missed = _counter("events_missed", "Changes that no event has told of.", "source")
+    gaps = _counter("events_gaps", "Times when events may have been lost; the first is the start.", "source")
+    errors = _counter("events_queue_errors", "Calls for events that failed.", "source", "kind")
+    for source in status.sources:
+        events = source.status.events
+        if events is None:
+            continue
+        for kind, count in sorted(events.kinds.items()):
+            told.add_metric([source.name, kind], count)
+        for kind, count in sorted(events.errors.items()):
+            errors.add_metric([source.name, kind], count)
+        missed.add_metric([source.name], events.missed)
+        gaps.add_metric([source.name], events.gaps)
+        counts = list(accumulate(events.ages[bound] for bound in EVENT_AGES_S))
+        bounds = [*(f"{bound:g}" for bound in EVENT_AGES_S[:-1]), "+Inf"]
+        age.add_metric([source.name], list(zip(bounds, counts, strict=True)), events.age_sum_s)
+        if events.reading:
+            fresh.add_metric([source.name], float(events.fresh))
+            if events.answered_s is not None:
+                silent.add_metric([source.name], round(now_s - events.answered_s, 3))
+    yield from (told, fresh, silent, age, missed, gaps, errors)
 
 
 def _fleet(status: Status, now_s: float) -> Iterator[Metric]:

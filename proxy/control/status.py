@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from discovery.identity import NOBODY
-from discovery.model import FleetStatus, Problem, Source, SourceStatus
+from discovery.model import EventStatus, FleetStatus, Problem, Source, SourceStatus
 from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy.control.certificates import Expiry
@@ -141,10 +141,28 @@ def sources(status: Status, now_s: float) -> list[dict[str, Any]]:
             "answered": source.name not in status.pending,
             "age_s": age_s(source, now_s),
             "error": source.status.last_error,
+            **_events(source.status.events, now_s),
             **_fleet(source.status.fleet, now_s),
         }
         for source in status.sources
     ]
+
+
+def _events(events: EventStatus | None, now_s: float) -> dict[str, Any]:
+    """Return what is heard by events, nothing where there is no queue or another proxy reads it."""
+    if events is None or not events.reading:
+        return {}
+    answered_s = events.answered_s
+    return {
+        "events": {
+            "trusted": events.fresh,
+            "heard": sum(events.kinds.values()),
+            "not_understood": events.kinds["unknown"],
+            "missed": events.missed,
+            "answered_s": None if answered_s is None else round(max(0.0, now_s - answered_s), 3),
+            "error": events.last_error,
+        }
+    }
 
 
 def _fleet(fleet: FleetStatus | None, now_s: float) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 
 import pytest
 from prometheus_client import generate_latest
@@ -11,7 +13,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from discovery.model import FleetStatus
+from discovery.model import EventStatus, FleetStatus
 from proxy import native
 from proxy.control.metrics import registry
 from proxy.control.status import Status
@@ -138,6 +140,44 @@ def test_it_is_valid_openmetrics_too(status: Status) -> None:
 
     assert any(family.name == "anyport_requests" for family in parse_openmetrics(text))
     assert "_created" not in text
+
+
+def test_what_comes_by_a_queue_of_events(status: Status) -> None:
+    assert not families(status)["anyport_events_fresh"].samples, "there is no queue"
+
+    status.sources[0].status.events = EventStatus(
+        reading=True,
+        fresh=True,
+        answered_s=NOW_S - 3,
+        kinds=Counter(task=4, unknown=1),
+        ages=Counter({0.1: 3, 60.0: 1, math.inf: 1}),
+        age_sum_s=130.25,
+        gaps=1,
+        missed=2,
+        errors=Counter(denied=5),
+    )
+    found = families(status)
+    assert values(found["anyport_events"]) == {
+        ("anyport_events_total", "task", "ecs:prod"): 4.0,
+        ("anyport_events_total", "unknown", "ecs:prod"): 1.0,
+    }
+    assert values(found["anyport_events_fresh"]) == {("anyport_events_fresh", "ecs:prod"): 1.0}
+    assert values(found["anyport_events_queue_age_seconds"]) == {
+        ("anyport_events_queue_age_seconds", "ecs:prod"): 3.0
+    }
+    assert values(found["anyport_events_missed"]) == {("anyport_events_missed_total", "ecs:prod"): 2.0}
+    assert values(found["anyport_events_gaps"]) == {("anyport_events_gaps_total", "ecs:prod"): 1.0}
+    assert values(found["anyport_events_queue_errors"]) == {
+        ("anyport_events_queue_errors_total", "denied", "ecs:prod"): 5.0
+    }
+    age = values(found["anyport_event_age_seconds"])
+    assert age["anyport_event_age_seconds_bucket", "0.05", "ecs:prod"] == 0.0
+    assert age["anyport_event_age_seconds_bucket", "15", "ecs:prod"] == 3.0
+    assert age["anyport_event_age_seconds_bucket", "+Inf", "ecs:prod"] == 5.0
+    assert age["anyport_event_age_seconds_sum", "ecs:prod"] == 130.25
+
+    status.sources[0].status.events.reading = False  # another proxy reads it
+    assert not families(status)["anyport_events_fresh"].samples
 
 
 def test_who_leads_a_fleet_and_how_old_that_is_which_the_others_know(status: Status) -> None:

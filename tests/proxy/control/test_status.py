@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
-from discovery.model import FleetStatus, SourceStatus
-from proxy.control.status import readiness
+from discovery.model import EventStatus, FleetStatus, SourceStatus
+from proxy.control.status import readiness, sources
 from proxy.link import scoreboard
 from tests.kit.status import NOW_S, FakeSource, a_status
 
@@ -71,6 +72,22 @@ def test_draining_is_unready() -> None:
     status.draining = True
 
     assert readiness(status, NOW_S)["reasons"] == ["draining: this process has been told to stop"]
+
+
+def test_what_is_heard_by_events_is_told_by_whoever_reads_them() -> None:
+    status = a_status()
+    events = EventStatus(reading=True, answered_s=NOW_S - 3, kinds=Counter(task=4, unknown=1), missed=2)
+    status.sources[0].status.events = events
+    assert sources(status, NOW_S)[0]["events"] == {
+        "trusted": False,
+        "heard": 5,
+        "not_understood": 1,
+        "missed": 2,
+        "answered_s": 3.0,
+        "error": "",
+    }
+    events.reading = False
+    assert "events" not in sources(status, NOW_S)[0]
 
 
 def test_its_part_in_the_fleet_is_told() -> None:
