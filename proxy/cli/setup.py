@@ -14,7 +14,7 @@ from discovery.ecs.queue_api import region_of
 from discovery.ecs.sessions import Account, Clients
 from discovery.model import DiscoveryError
 from proxy.cli.fault import Fault
-from proxy.config import Config
+from proxy.config import Config, clusters_of
 
 _TIMEOUT_S: Final = 20.0
 _DEPLOY: Final = (
@@ -27,17 +27,18 @@ _DEPLOY: Final = (
 def set_up(config: Config, what: Literal["print", "apply", "remove"], *, as_json: bool) -> int:
     """Do it and say what was done; return the exit status."""
     ecs = config.ecs
-    if not ecs.clusters:
+    queue = "" if ecs.events.queue == "auto" else ecs.events.queue
+    region = region_of(queue) or region_of(ecs.events.topic) or ecs.region
+    clusters = _here(config, region)
+    if not clusters:
         raise Fault(
             "there is no cluster whose events could be wanted", "add `clusters` in [ecs]", exit_code=2
         )
-    queue = "" if ecs.events.queue == "auto" else ecs.events.queue
-    region = region_of(queue) or region_of(ecs.events.topic) or ecs.region
     if not ecs.events.queue:
         click.echo('note: events are off as long as [ecs.events] does not say queue = "auto"', err=True)
     if what == "print":
         setup = Setup(
-            clusters=ecs.clusters,
+            clusters=clusters,
             region=region or STACK_REGION,
             account=STACK_ACCOUNT,
             queue=queue,
@@ -53,9 +54,7 @@ def set_up(config: Config, what: Literal["print", "apply", "remove"], *, as_json
     done: list[str] = []
     try:
         number, region = account.whoami()
-        setup = Setup(
-            clusters=ecs.clusters, region=region, account=number, queue=queue, topic=ecs.events.topic
-        )
+        setup = Setup(clusters=clusters, region=region, account=number, queue=queue, topic=ecs.events.topic)
         for line in _doing(account, setup, what):
             done.append(line)
             if not as_json:
@@ -70,6 +69,21 @@ def set_up(config: Config, what: Literal["print", "apply", "remove"], *, as_json
     elif not done:
         click.echo("nothing to do")
     return 0
+
+
+def _here(config: Config, region: str) -> tuple[str, ...]:
+    """Return the clusters of this account and Region; rules elsewhere must be made there."""
+    here = []
+    for at in clusters_of(config.ecs):
+        if at.role_arn or (region and at.region not in ("", region)):
+            click.echo(
+                f"note: cluster {at.id} is in another Region or account and is left out: "
+                "its events need rules there, which send to a bus here",
+                err=True,
+            )
+        else:
+            here.append(at.cluster)
+    return tuple(here)
 
 
 def _doing(account: EventsAccount, setup: Setup, what: str) -> Iterator[str]:
