@@ -140,6 +140,50 @@ async def test_a_rule_delivers_our_events_to_its_queue(aws: Endpoint) -> None:
 
 
 @module_loop
+async def test_a_rule_delivers_to_a_topic_and_the_topic_to_its_queues_as_it_is(aws: Endpoint) -> None:
+    topic = (await aws.call("sns", "create_topic", Name="changes"))["TopicArn"]
+    urls = []
+    for name in ("first", "second", "deleted"):
+        url = (await aws.call("sqs", "create_queue", QueueName=name))["QueueUrl"]
+        found = await aws.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"])
+        await aws.call(
+            "sns",
+            "subscribe",
+            TopicArn=topic,
+            Protocol="sqs",
+            Endpoint=found["Attributes"]["QueueArn"],
+            Attributes={"RawMessageDelivery": "true"},
+        )
+        urls.append(url)
+    await aws.call("sqs", "delete_queue", QueueUrl=urls.pop())  # the others get theirs all the same
+    pattern = json.dumps({"source": ["aws.ecs"], "resources": [{"prefix": TASK}]})
+    await aws.call("events", "put_rule", Name="to-topic", EventPattern=pattern)
+    await aws.call("events", "put_targets", Rule="to-topic", Targets=[{"Id": "topic", "Arn": topic}])
+
+    await aws.moto.put_events([EVENT | {"resources": ["another"]}, EVENT])
+
+    for url in urls:
+        answer = await aws.call("sqs", "receive_message", QueueUrl=url, WaitTimeSeconds=10)
+        (message,) = answer["Messages"]
+        assert {name: value for name, value in json.loads(message["Body"]).items() if name != "id"} == {
+            name: value for name, value in EVENT.items() if name != "id"
+        }
+
+
+@module_loop
+async def test_a_target_that_is_gone_does_not_keep_others_from_theirs(aws: Endpoint) -> None:
+    gone = "arn:aws:sqs:eu-west-1:123456789012:gone"
+    url = (await aws.call("sqs", "create_queue", QueueName="there"))["QueueUrl"]
+    targets = [{"Id": "gone", "Arn": gone}, {"Id": "there", "Arn": gone.replace("gone", "there")}]
+    pattern = json.dumps({"source": ["aws.ecs"], "detail-type": ["ECS Task State Change"]})
+    await aws.call("events", "put_rule", Name="a-rule", EventPattern=pattern)
+    await aws.call("events", "put_targets", Rule="a-rule", Targets=targets)
+    await aws.moto.put_events([EVENT])
+    answer = await aws.call("sqs", "receive_message", QueueUrl=url, WaitTimeSeconds=10)
+    assert len(answer["Messages"]) == 1
+
+
+@module_loop
 async def test_target_groups(aws: Endpoint) -> None:
     vpc = (await aws.call("ec2", "describe_vpcs"))["Vpcs"][0]["VpcId"]
     made = await aws.call("elbv2", "create_target_group", Name="proxy", Protocol="HTTP", Port=80, VpcId=vpc)

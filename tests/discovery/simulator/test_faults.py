@@ -1,5 +1,7 @@
 """Faults: which call meets them, and what they do to its answer."""
 
+import random
+
 import pytest
 
 from discovery.simulator.faults import KINDS, Fault, FaultError, Faults, spoil
@@ -27,6 +29,24 @@ def test_without_a_count_it_stands_until_cleared() -> None:
     assert [fault["id"] for fault in faults.as_json()] == [second]
     faults.clear()
     assert list(faults) == []
+
+
+def test_faults_of_events_spoil_events_and_nothing_else() -> None:
+    faults, rng = Faults(), random.Random(1)
+    faults.events_twice(count=2)
+    assert kinds(faults, "ListTasks") == []
+    assert [fault.kind for fault in faults.take_event(rng)] == ["events_twice"]
+    assert [fault.kind for fault in faults.take_event(rng)] == ["events_twice"]
+    assert faults.take_event(rng) == []
+    faults.throttle()
+    assert faults.take_event(rng) == []
+
+
+def test_a_share_of_the_events_is_spoilt() -> None:
+    faults, rng = Faults(), random.Random(1)
+    faults.events_lost(share=0.3)
+    lost = sum(bool(faults.take_event(rng)) for _ in range(1000))
+    assert 240 < lost < 360
 
 
 def test_only_the_named_page_fails() -> None:

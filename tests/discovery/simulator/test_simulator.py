@@ -279,6 +279,59 @@ async def test_changes_reach_a_queue_through_eventbridge(cluster: Cluster) -> No
     await cluster.until(lambda: cluster.simulator.state.clusters["prod"].tasks[task].last_status == "STOPPED")
 
 
+async def taken(cluster: Cluster, queue: str) -> list[dict[str, Any]]:
+    """Return what comes by a queue next, and delete it."""
+    got = await cluster.ask("sqs", "receive_message", QueueUrl=queue, WaitTimeSeconds=10)
+    for message in got.get("Messages", ()):
+        await cluster.ask("sqs", "delete_message", QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+    return [json.loads(message["Body"]) for message in got.get("Messages", ())]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_spot_instance_is_taken_away_with_a_warning_in_its_metadata_and_as_an_event(
+    cluster: Cluster, http: aiohttp.ClientSession
+) -> None:
+    queue = (await cluster.ask("sqs", "create_queue", QueueName="spot"))["QueueUrl"]
+    arn = "arn:aws:sqs:eu-west-1:123456789012:spot"
+    pattern = json.dumps({"source": ["aws.ec2"]})
+    await cluster.ask("events", "put_rule", Name="spot", EventPattern=pattern)
+    await cluster.ask("events", "put_targets", Rule="spot", Targets=[{"Id": "1", "Arn": arn}])
+    instance = next(iter(cluster.simulator.state.clusters["prod"].instances.values()))
+    faults = cluster.simulator.faults
+    faults.events_twice(count=1)
+    url = f"{cluster.simulator.url}/_simulator/spot"
+    body = {"instance": instance.ec2_instance_id, "action": "stop"}
+    async with http.post(url, json=body) as answer:
+        assert answer.status == 200
+    bodies: list[dict[str, Any]] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(bodies) < 2:
+            bodies += await taken(cluster, queue)
+    first, again = bodies
+    assert {**first, "id": ""} == {**again, "id": ""}
+    assert first["source"] == "aws.ec2"
+    assert first["detail"] == {"instance-id": instance.ec2_instance_id, "instance-action": "stop"}
+    base = f"{instance.imds_url}/latest"
+    async with http.put(
+        f"{base}/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    ) as answer:
+        token = await answer.text()
+    headers = {"X-aws-ec2-metadata-token": token}
+    async with http.get(f"{base}/meta-data/spot/instance-action", headers=headers) as answer:
+        assert json.loads(await answer.text())["action"] == "stop"
+    # What is lost, and what comes late, behind those that happened after it.
+    faults.events_lost(count=1)
+    await cluster.simulator.interrupt_spot(instance, "hibernate")
+    faults.events_late(0.2, count=1)
+    await cluster.simulator.interrupt_spot(instance, "stop")
+    await cluster.simulator.interrupt_spot(instance, "terminate")
+    actions: list[str] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(actions) < 2:
+            actions += [body["detail"]["instance-action"] for body in await taken(cluster, queue)]
+    assert actions == ["terminate", "stop"]
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_control_api(cluster: Cluster, http: aiohttp.ClientSession) -> None:
     base = f"{cluster.simulator.url}/_simulator"
@@ -293,12 +346,15 @@ async def test_the_control_api(cluster: Cluster, http: aiohttp.ClientSession) ->
     async with http.delete(f"{base}/faults", params={"id": number}) as answer:
         assert answer.status == 200
     await cluster.ecs("list_tasks")
+    some = next(iter(cluster.simulator.state.clusters["prod"].instances.values()))
     for method, path, body, said in [
         ("PUT", "faults", {"kind": "sabotage"}, "kind must be"),
         ("PUT", "faults", ["throttle"], "JSON object"),
         ("PUT", "speed", {"speed": 0}, "above 0"),
         ("POST", "kill", {"task": "none"}, "no task"),
         ("POST", "restart-agent", {}, "no instance"),
+        ("POST", "spot", {}, "no instance"),
+        ("POST", "spot", {"instance": some.ec2_instance_id, "action": "sell"}, "terminate, stop or"),
     ]:
         async with http.request(method, f"{base}/{path}", json=body) as answer:
             assert answer.status == 400
