@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,14 +13,16 @@ import pytest
 from discovery.ecs import shapes
 from discovery.ecs.event_feed import EventsFeed
 from discovery.ecs.events import read
+from discovery.ecs.feed import Pushed, Shared
 from discovery.ecs.ledger import Ledger
-from discovery.ecs.queue import EventQueue
+from discovery.ecs.queue import EventQueue, Listener
 from discovery.ecs.queue_api import QueueApi
 from discovery.ecs.queue_place import GivenQueue
 from discovery.ecs.sessions import Account
 from discovery.model import DiscoveryError, SourceStatus
 from tests.kit.ecs_json import arn, binding, container, ec2_id, instance_arn, task_arn
 from tests.kit.event_json import CLUSTER_ARN, body, deployment_event, instance_event, spot_event, task_event
+from tests.kit.eventually import eventually
 
 WALL_S = 1767323046.0  # a second after what the events tell of
 
@@ -300,6 +303,53 @@ def test_what_the_first_look_at_everything_tells_is_not_missed() -> None:
     stand.polled()
     stand.wait(400)
     assert stand.feed.status.missed == 0
+
+
+# --- in a fleet -----------------------------------------------------------------------------------
+
+
+class Queue(EventQueue):
+    """One that says whether it is being read."""
+
+    served = 0
+    reading = False
+
+    async def serve(self, listener: Listener) -> None:
+        self.served += 1
+        self.reading = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.reading = False
+
+
+@pytest.mark.asyncio
+async def test_only_a_leader_reads_the_queue() -> None:
+    stand = Stand()
+    api = QueueApi(Account(region="eu-west-1"))
+    queue = Queue(api, GivenQueue(api, "https://sqs.eu-west-1.amazonaws.com/1/events"))
+    feed = EventsFeed(
+        stand.ledger, stand._heard, queue=queue, cluster="prod", status=stand.status,
+        describe=stand._describe, poll=stand._poll,
+    )  # fmt: skip
+    assert isinstance(feed, Pushed)  # the poller asks less often while it is fresh
+    assert isinstance(feed, Shared)  # and one proxy of a fleet reads it for all
+    feed.follow()
+    running = asyncio.create_task(feed.run())
+    await asyncio.sleep(0)
+    assert queue.served == 0
+    for count in (1, 2):
+        feed.lead()
+        feed.lead()
+        await eventually(lambda: queue.reading)
+        assert (queue.served, feed.status.reading) == (count, True)
+        feed.follow()
+        feed.follow()
+        await eventually(lambda: not queue.reading)
+        assert not feed.status.reading
+    running.cancel()
+    await asyncio.wait([running])
+    assert queue.served == 2
 
 
 # --- whose they are -------------------------------------------------------------------------------
