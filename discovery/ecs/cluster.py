@@ -128,21 +128,19 @@ class EcsCluster:
         Watched again, after an error, it begins with nothing.
         """
         self._begin()
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(self._keep_up(feed), name=f"{self.name} {feed.name}")
-                       for feed in self.feeds]  # fmt: skip
-            running.append(group.create_task(self._resolver.run(), name=f"{self.name} resolver"))
-            try:
-                async with aclosing(self._snapshots()) as snapshots:
-                    with self._budget.starting() as settled:
-                        async for snapshot in snapshots:
-                            if snapshot.complete:
-                                settled()
-                            yield snapshot
-            finally:
-                for task in running:
-                    task.cancel()
-                self._api.close()
+        # Not a group around the `yield`: who stops listening would look to it like an error.
+        running = asyncio.create_task(self._run(), name=f"{self.name} feeds")
+        try:
+            async with aclosing(self._snapshots()) as snapshots:
+                with self._budget.starting() as settled:
+                    async for snapshot in snapshots:
+                        if snapshot.complete:
+                            settled()
+                        yield snapshot
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            self._api.close()
 
     def hurry(self, task_arn: str = "") -> None:
         """Have every feed look again soon; with *task_arn*, at that task before all else."""
@@ -197,7 +195,12 @@ class EcsCluster:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    async def _keep_up(self, feed: Feed) -> None:
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for feed in (*self.feeds, self._resolver):
+                group.create_task(self._keep_up(feed), name=f"{self.name} {feed.name}")
+
+    async def _keep_up(self, feed: Feed | Resolver) -> None:
         while True:
             try:
                 await feed.run()

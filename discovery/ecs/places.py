@@ -78,6 +78,10 @@ class Places:
         """
         return self._waiting.wants()
 
+    def waiting(self, kind: str, key: str) -> int:
+        """Return how many tasks wait for a "definition", "instance" or "address"."""
+        return self._waiting.count(kind, key)
+
     def since(self, revision: int) -> list[Change]:
         """Return what has changed after *revision*, the oldest change first."""
         return self._changes.since(revision)

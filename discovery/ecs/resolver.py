@@ -34,6 +34,8 @@ class Resolver:
     another proxy asks in our stead, and gets some time to tell.
     """
 
+    name: Final = "resolver"
+
     def __init__(
         self,
         api: EcsQueries,
@@ -61,13 +63,16 @@ class Resolver:
             "address": self._find_addresses,
             "task": self._describe_tasks,
         }
+        self._in_vain: Counter[tuple[str, str]] = Counter()  # (kind, key) to answers of no use
+        self._doubtful: dict[str, int] = {}  # tasks to describe, and the version that is known
+        self._forget()
+
+    def _forget(self) -> None:
         self._calls: Counter[str] = Counter()  # under way, by kind
         self._held: dict[str, set[str]] = {kind: set() for kind in self._asks}  # asked, or to wait
         self._failures: Counter[str] = Counter()  # in a row, by kind
         self._paused: Counter[str] = Counter()  # kinds for which asking has no use for a while
-        self._in_vain: Counter[tuple[str, str]] = Counter()  # (kind, key) to answers of no use
         self._waited: dict[str, set[str]] = {kind: set() for kind in self._asks}  # for another to tell
-        self._doubtful: dict[str, int] = {}  # tasks to describe, and the version that is known
 
     def wake(self) -> None:
         """Look at what the ledger lacks now."""
@@ -83,15 +88,16 @@ class Resolver:
     @property
     def done(self) -> bool:
         """Whether everything that tasks wait for is known, or cannot be."""
-        wants = self._ledger.wants()
+        wants, in_vain = self._ledger.wants(), self._in_vain
         return (
-            all(self._in_vain["definition", key] >= _GIVE_UP for key in wants.definitions)
-            and all(self._in_vain["instance", key] for key in wants.instances)
-            and wants.addresses <= self._ledger.nowhere
+            all(in_vain["definition", key] >= _GIVE_UP for key in wants.definitions)
+            and all(in_vain["instance", key] for key in wants.instances)
+            and all(in_vain["address", key] >= _GIVE_UP for key in wants.addresses - self._ledger.nowhere)
         )
 
     async def run(self) -> None:
         """Ask until cancelled."""
+        self._forget()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._start(group)
@@ -130,10 +136,8 @@ class Resolver:
         if kind != "definition":
             listed = sorted(keys)
             return [frozenset(listed[i : i + _BATCH]) for i in range(0, len(listed), _BATCH)][:calls]
-        if len(keys) > 1:
-            waiting = Counter(task.definition_arn for task in self._ledger.tasks())
-            keys = nlargest(calls, keys, key=lambda arn: (waiting[arn], arn))
-        return [frozenset((arn,)) for arn in keys]
+        first = nlargest(calls, keys, key=lambda arn: (self._ledger.waiting(kind, arn), arn))
+        return [frozenset((arn,)) for arn in first]
 
     async def _ask(self, kind: str, keys: frozenset[str]) -> None:
         """Ask for *keys* with one call, and keep those it did not bring from being asked again at once."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias, TypeVar
 
 from discovery.model import DiscoveryError
 
 T = TypeVar("T")
 
+_KEPT_S: Final = 30.0  # how long a thread waits for another call
+
 
 async def in_thread(call: Callable[[], T], *, name: str) -> T:
-    """Return what `call` returns, run in a thread of its own; cancelled, the thread's result is dropped.
+    """Return what `call` returns, run in a thread; cancelled, the thread's result is dropped.
 
     The threads are daemons, unlike those of an executor: a call that hangs for its whole timeout does
-    not keep the process from ending.
+    not keep the process from ending. They are kept for a while: to start one holds the loop up for
+    milliseconds while others are busy.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -30,19 +34,48 @@ async def in_thread(call: Callable[[], T], *, name: str) -> T:
         else:
             future.set_exception(error)
 
-    def run() -> None:
+    def run() -> Callable[[], None]:
+        threading.current_thread().name = name
         result, error = None, None
         try:
             result = call()
         except Exception as exc:
             error = exc
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            return  # the loop is closed: nobody waits any more
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+        def tell() -> None:
+            loop.call_soon_threadsafe(settle, result, error)
+
+        return tell
+
+    _run(run)
     return await future
+
+
+_Job: TypeAlias = Callable[[], Callable[[], None]]  # does its work and returns what tells of the result
+_jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+_free = threading.Semaphore(0)  # threads that wait for a job, less the jobs that wait for one of them
+
+
+def _run(job: _Job) -> None:
+    _jobs.put(job)
+    if not _free.acquire(blocking=False):
+        threading.Thread(target=_work, daemon=True).start()
+
+
+def _work() -> None:
+    while True:
+        try:
+            job = _jobs.get(timeout=_KEPT_S)
+        except queue.Empty:
+            if _free.acquire(blocking=False):
+                return  # nobody counts on this one
+            continue
+        tell = job()
+        threading.current_thread().name = "anyport-idle"
+        _free.release()  # before its result is known, or the next call would find no free thread
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            tell()
+        del job, tell  # they hold what was returned
 
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -72,6 +72,10 @@ class Waiting:
         self._for.setdefault((kind, key), set()).add(task_arn)
         self._of.setdefault(task_arn, set()).add((kind, key))
 
+    def count(self, kind: str, key: str) -> int:
+        """Return how many tasks wait for *key*."""
+        return len(self._for.get((kind, key), ()))
+
     def arrived(self, kind: str, key: str) -> set[str]:
         """Return the tasks that waited for *key*, which is known now."""
         tasks = self._for.pop((kind, key), set())

@@ -439,3 +439,33 @@ async def test_who_said_what_of_a_task() -> None:
 
     assert watched.cluster.told(ecs.task_arn(1)) == (("api", "RUNNING, version 3", 1_800_000_000.0),)
     assert watched.cluster.told(ecs.task_arn(9)) == ()
+
+
+@pytest.mark.asyncio
+async def test_who_stops_listening_stops_everything() -> None:
+    feed = Quiet()
+    watched = Watched(informants=(lambda _: feed,), interval_s=0.02)
+    watched.api.put(ecs.task(1))
+    watching = watched.cluster.watch()
+
+    async for snapshot in watching:
+        if snapshot.complete:
+            break
+    await watching.aclose()  # type: ignore[attr-defined]
+    calls = watched.api.calls.total()
+
+    assert {task.get_name() for task in asyncio.all_tasks() if "ecs:prod" in task.get_name()} == set()
+    await asyncio.sleep(0.05)
+    assert watched.api.calls.total() == calls
+
+
+@pytest.mark.asyncio
+async def test_a_bug_in_the_resolver_is_survived() -> None:
+    watched = Watched()
+    watched.api.put(ecs.task(1))
+    definition = watched.api.definitions.pop(ecs.definition_arn("web:42"))  # a KeyError in the fake
+
+    with watched.watching():
+        await eventually(lambda: watched.cluster.status.errors["other"] >= 2)
+        watched.api.definitions[ecs.definition_arn("web:42")] = definition
+        await watched.until_complete()
