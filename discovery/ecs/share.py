@@ -19,14 +19,15 @@ LONGEST_WAIT_S: Final = 20.0
 PLAIN_BYTES: Final = 1024  # what is longer is compressed
 _IN_THREAD: Final = 200  # facts; more of them are encoded beside the loop
 _KEPT: Final = 4  # answers; followers that have heard the same want the same
-_ETAG: Final = re.compile(r'"([0-9a-f]{16})-([0-9]{1,18})"')
+_ETAG: Final = re.compile(r'"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,18})"')
 
 
 class Share:
     """The ledger of one cluster, as others may read it.
 
-    An ETag is `"<epoch>-<revision>"`: an epoch is the life of one ledger, so that the revisions of another
-    one (after a restart, say) are never mistaken for this one's.
+    An ETag is `"<epoch>-<revision>-<confirmation>"`: what was told, and how often it had been confirmed then.
+    An epoch is the life of one ledger, so that the revisions of another one (after a restart, say) are never
+    mistaken for this one's.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Share:
 
     @property
     def etag(self) -> str:
-        return f'"{self.epoch}-{self._ledger.revision}"'
+        return f'"{self.epoch}-{self._ledger.revision}-{self._status.refreshes}"'
 
     def word(self) -> Mapping[str, Any]:
         """Return how fresh that is which the ledger holds, and from whom it comes."""
@@ -67,16 +68,14 @@ class Share:
     async def after(self, etag: str, wait_s: float) -> tuple[str, bytes | None]:
         """Return (ETag, body) for one who has *etag*: what has changed since, or all of it.
 
-        The body is None if in *wait_s* nothing has changed but, perhaps, how fresh it is: whoever waits hears
-        of that at once too.
+        The body is None if in *wait_s* nothing has changed but, perhaps, that it was confirmed: whoever waits
+        hears of that at once too.
         """
         since = self._revision(etag)
-        if since is not None and since == self._ledger.revision and wait_s > 0:
-            await self._wait(since, min(wait_s, LONGEST_WAIT_S))
-        revision = self._ledger.revision
-        if since == revision:
-            return self.etag, None
-        return f'"{self.epoch}-{revision}"', await self._body(since or 0, revision)
+        if since is not None and wait_s > 0:
+            await self._wait(etag, min(wait_s, LONGEST_WAIT_S))
+        etag, revision = self.etag, self._ledger.revision
+        return etag, None if since == revision else await self._body(since or 0, revision)
 
     def _revision(self, etag: str) -> int | None:
         """Return the revision that *etag* stands for, None if it is not one of ours."""
@@ -85,11 +84,10 @@ class Share:
             return None
         return int(found[2])
 
-    async def _wait(self, revision: int, wait_s: float) -> None:
-        asked_s = self._status.asked_s
+    async def _wait(self, etag: str, wait_s: float) -> None:
         try:
             async with asyncio.timeout(wait_s):
-                while (self._ledger.revision, self._status.asked_s) == (revision, asked_s):
+                while etag == self.etag:
                     await self._news.wait()
         except TimeoutError:
             return

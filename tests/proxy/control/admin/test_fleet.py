@@ -45,6 +45,7 @@ class Page:
 
     def confirm(self) -> None:
         self.status.asked_s = time.monotonic()
+        self.status.refreshes += 1
         self.share.notify()
 
     @asynccontextmanager
@@ -105,6 +106,11 @@ async def test_who_waits_is_told_as_soon_as_there_is_something() -> None:
         answer = await asyncio.wait_for(waiting, 5)
         assert (answer.status, answer.body) == (304, b""), "nothing new, but younger"
 
+        late = answer.etag
+        page.confirm()
+        answer = await asyncio.wait_for(page.ask(f"{TARGET}?wait=20", etag=late, within_s=22), 5)
+        assert answer.status == 304, "confirmed before it was asked again"
+
         began_s = time.monotonic()
         assert (await page.ask(f"{TARGET}?wait=0.2", etag=answer.etag)).status == 304
         assert time.monotonic() - began_s >= 0.19
@@ -113,7 +119,16 @@ async def test_who_waits_is_told_as_soon_as_there_is_something() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "etag",
-    ["", '"x"', '"0123456789abcdef-1"', '"{epoch}-999999"', '"{epoch}--1"', 'W/"{epoch}-1"', "x" * 3000],
+    [
+        "",
+        '"x"',
+        '"0123456789abcdef-1"',
+        '"{epoch}-999999-1"',
+        '"{epoch}--1-1"',
+        '"{epoch}-1"',
+        'W/"{epoch}-1-1"',
+        "x" * 3000,
+    ],
 )
 async def test_an_etag_that_is_not_of_this_ledger_gets_all(etag: str) -> None:
     async with Page().served() as page:
