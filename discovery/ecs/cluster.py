@@ -89,6 +89,8 @@ class EcsCluster:
         self._answered_s: float | None = None  # when the newest complete answer was asked, not shown yet
         self._translation = self._translator()
         self.listeners: list[Callable[[], None]] = []  # called after each change, and each confirmation
+        # Whether the proxy we follow looks at a task for us, so that not each of a fleet asks the API.
+        self.pass_on: Callable[[str], bool] = lambda task_arn: False
         self._follows = False  # another proxy has answered, and tells us all
         self._stale_after_s: float | None = None  # as the proxy we follow has it
         self.poller = ApiPoller(
@@ -144,7 +146,7 @@ class EcsCluster:
 
     def hurry(self, task_arn: str = "") -> None:
         """Have every feed look again soon; with *task_arn*, at that task before all else."""
-        if task_arn:
+        if task_arn and not self.pass_on(task_arn):
             self.poller.doubt([task_arn])
         for feed in self.feeds:
             feed.hurry()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -33,6 +33,8 @@ _LOOK_S: Final = 1.0  # for a short answer
 _TICK_S: Final = 1.0  # between two looks at who there is, while we lead
 _FIND_AGAIN_S: Final = 10.0
 _PAUSE_S: Final = 0.02  # between two answers: what changes together is told together
+_DOUBT_S: Final = 0.1  # between two times that doubts are passed on
+DOUBTS: Final = 20  # tasks in one of them
 _CHAIN: Final = 16  # proxies in a row; more are taken for a circle
 _BATCHES: Final = (3, 8, 32)  # candidates asked at once, the oldest first
 _IN_THREAD_BYTES: Final = 16 << 10
@@ -91,6 +93,8 @@ class Follower:
         self._role: str | None = None  # whom we follow, "" while we lead, None before that is decided
         self._unknown: set[str] = set()  # tasks that our leader does not know, at `_unknown_s`
         self._unknown_s = 0.0
+        self._doubts: set[str] = set()  # tasks that our leader is to look at
+        self._doubted = asyncio.Event()
         self._find_again_s = self._clock() + _FIND_AGAIN_S
 
     def hurry(self) -> None:
@@ -99,7 +103,8 @@ class Follower:
     async def run(self) -> None:
         """Follow or lead until cancelled."""
         self._forget()
-        async with peer_session() as session:
+        async with peer_session() as session, asyncio.TaskGroup() as group:
+            group.create_task(self._pass_doubts_on(session), name="fleet: doubts")
             await self._find_others()
             while True:
                 leader = await self._elect(session)
@@ -109,6 +114,36 @@ class Follower:
                     await self._find_late()
                 else:
                     await self._listen(session, leader)
+
+    def pass_on(self, task_arn: str) -> bool:
+        """Have our leader look at a task that is in doubt; False if there is none that could."""
+        if not self._role:
+            return False
+        self._doubts.add(task_arn)
+        self._doubted.set()
+        return True
+
+    async def _pass_doubts_on(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            await self._doubted.wait()
+            self._doubted.clear()
+            doubts, self._doubts = sorted(self._doubts), set()
+            for start in range(0, len(doubts), DOUBTS):
+                await self._pass_some_on(session, doubts[start : start + DOUBTS])
+            await self._sleep(_DOUBT_S)
+
+    async def _pass_some_on(self, session: aiohttp.ClientSession, doubts: Sequence[str]) -> None:
+        leader = next((peer for peer in self.fleet.others() if peer.task_arn == self._role), None)
+        try:
+            if leader is None:
+                raise PeerError("nobody is followed any more")
+            asked = "&".join(f"doubt={quote(arn, safe='')}" for arn in doubts)
+            await ask(
+                session, self.fleet.key, leader, f"{self._target}?{asked}",
+                method="HEAD", within_s=_LOOK_S, wall_clock=self._wall_clock,
+            )  # fmt: skip
+        except PeerError:
+            self._doubt(doubts)
 
     async def _find_others(self) -> None:
         if self._find is None:

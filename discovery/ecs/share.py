@@ -27,14 +27,20 @@ class Share:
 
     An ETag is `"<epoch>-<revision>-<confirmation>"`: what was told, and how often it had been confirmed then.
     An epoch is the life of one ledger, so that the revisions of another one (after a restart, say) are never
-    mistaken for this one's.
+    mistaken for this one's. `hurry(task_arn)` has a task looked at.
     """
 
     def __init__(
-        self, ledger: Ledger, status: SourceStatus, *, clock: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        status: SourceStatus,
+        *,
+        hurry: Callable[[str], None] = lambda task_arn: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.leading = True
+        self.hurry = hurry  # have a task looked at that one who follows us doubts
         self.chain: tuple[str, ...] = ()  # whom we follow, whom that one follows, and so on
         self._ledger = ledger
         self._status = status

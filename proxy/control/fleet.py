@@ -37,7 +37,7 @@ def leader_feed(
     cluster: EcsCluster, at: ClusterAt, fleet: Fleet, *, api: EcsQueries, whoami: Whoami, among: int
 ) -> Follower:
     """Return what leads or follows for a cluster, one of *among* so many."""
-    share = Share(cluster.ledger, cluster.status)
+    share = Share(cluster.ledger, cluster.status, hurry=cluster.hurry)
     cluster.listeners.append(share.notify)
 
     async def find() -> None:
@@ -48,7 +48,7 @@ def leader_feed(
         else:
             await fleet.elsewhere(at.id, among=among)
 
-    return Follower(
+    follower = Follower(
         cluster.ledger,
         cluster.heard,
         cluster=at.id,
@@ -60,6 +60,8 @@ def leader_feed(
         doubt=cluster.doubt,
         find=find,
     )
+    cluster.pass_on = follower.pass_on
+    return follower
 
 
 def followers(sources: Iterable[Source]) -> list[Follower]:

@@ -143,7 +143,7 @@ class Proxy:
         self.place.attach(cluster.ledger)
         for task in self.knows:
             cluster.ledger.hear_task(task, by="disk")
-        self.share = Share(cluster.ledger, cluster.status)
+        self.share = Share(cluster.ledger, cluster.status, hurry=cluster.hurry)
         cluster.listeners.append(self.share.notify)
         self.follower = Follower(
             cluster.ledger,
@@ -157,6 +157,7 @@ class Proxy:
             doubt=cluster.doubt,
             find=lambda: self.place.find(self.api, "prod", heard=cluster.heard),
         )
+        cluster.pass_on = self.follower.pass_on
         if self.clock_skew_s:
             wall_clock = self.follower._wall_clock
             self.follower._wall_clock = lambda: wall_clock() + self.clock_skew_s

@@ -10,10 +10,11 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from discovery.ecs.follow import PATH
+from discovery.ecs.follow import DOUBTS, PATH
 from discovery.ecs.share import Share
 from discovery.ecs.signed import PROOF_HEADER, SCHEME, WORD_HEADER, Gate, Refused, proof
 from proxy.control.admin.server import answer
+from proxy.control.drained import is_task_arn
 
 _WAITING: Final = 2000  # long polls at a time
 _SECONDS: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
@@ -73,7 +74,10 @@ def _signed(key: str, nonce: str, said: Said, *, head: bool) -> web.Response:
 def ledger_page(
     share: Callable[[str], Share | None], own_arn: Callable[[], str]
 ) -> Callable[[web.Request], Awaitable[Said]]:
-    """Return the page of what we know of a cluster: at `PATH` and its name, `?wait=<seconds>` for news."""
+    """Return the page of what we know of a cluster: at `PATH` and its name, `?wait=<seconds>` for news.
+
+    HEAD tells only how fresh that is; with `?doubt=<task>` that task is looked at.
+    """
     waiting = 0
 
     async def page(request: web.Request) -> Said:
@@ -86,6 +90,9 @@ def ledger_page(
             return {"task": own_arn(), **found.word()}
 
         if request.method == "HEAD":
+            for arn in request.query.getall("doubt", [])[:DOUBTS]:
+                if is_task_arn(arn):
+                    found.hurry(arn)
             return Said(word=word(), etag=found.etag)
         if waiting >= _WAITING:
             return Said(status=503)

@@ -423,6 +423,37 @@ async def test_the_agent_beside_us_is_believed_before_our_leader() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_a_follower_doubts_its_leader_looks_at_for_all() -> None:
+    async with paper_fleet(interval_s=60.0) as fleet:
+        arns = fleet.run("web", 4)
+        first, second, third = await fleet.started(3)
+        await settled(fleet, first, tasks=4)
+        before = [dict(proxy.api.calls) for proxy in (second, third)]
+        stopping = fleet.cloud.account.state.clusters["prod"].tasks[arns[0]]
+        fleet.cloud.crew.end(stopping)  # nobody has told: the next poll is a minute away
+
+        second.source.hurry(arns[0])
+        third.source.hurry(arns[0])
+
+        await eventually(lambda: [p.ready() for p in fleet.proxies] == [3, 3, 3], within_s=WITHIN_S)
+        assert [dict(proxy.api.calls) for proxy in (second, third)] == before
+
+
+@pytest.mark.asyncio
+async def test_what_is_doubted_when_the_leader_has_just_died_is_looked_at_by_oneself() -> None:
+    async with paper_fleet(interval_s=60.0) as fleet:
+        arns = fleet.run("web", 4)
+        first, second = await fleet.started(2)
+        await settled(fleet, first, tasks=4)
+        fleet.cloud.crew.end(fleet.cloud.account.state.clusters["prod"].tasks[arns[0]])
+
+        second.source.hurry(arns[0])
+        await first.kill()
+
+        await eventually(lambda: second.ready() == 3, within_s=WITHIN_S)
+
+
+@pytest.mark.asyncio
 async def test_nothing_secret_is_said_between_proxies() -> None:
     bodies: list[bytes] = []
 
