@@ -113,6 +113,8 @@ class Snapshot:
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}))
     by_service: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[Problem, ...] = ()
+    # Services whose tasks are all being stopped while others are on their way: the last word is not spoken.
+    awaited: frozenset[str] = frozenset()
     complete: bool = True
 
     @property

@@ -85,11 +85,16 @@ class BackendTable:
         if services is not self._snapshot.services or before.problems != snapshot.problems:
             found = {problem for one in known for problem in one.problems}
             problems = tuple(sorted(found | self._unclear, key=lambda p: (p.where, p.what)))
+        awaited = frozenset[str]().union(*(one.awaited for one in known))
         old, self._snapshot = (
             self._snapshot,
-            replace(self._snapshot, services=services, by_service=merged, problems=problems),
+            replace(self._snapshot, services=services, by_service=merged, problems=problems, awaited=awaited),
         )
-        return first_answer or again or (old.services, old.problems) != (services, problems)
+        return (
+            first_answer
+            or again
+            or (old.services, old.problems, old.awaited) != (services, problems, awaited)
+        )
 
     def _services(self, known: list[Snapshot], before: Snapshot, snapshot: Snapshot) -> Mapping[str, Service]:
         if before.services is snapshot.services or before.services == snapshot.services:

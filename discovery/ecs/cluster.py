@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import (
@@ -233,8 +234,13 @@ class EcsCluster:
             for listener in self.listeners:
                 listener()
             self._translation.own = self._whoami.identity
+            now_s = self._wall_clock()
+            asked_s = self.status.asked_s
             snapshot, again_s = self._translation.update(
-                self.ledger, self._wall_clock(), complete=self._complete
+                self.ledger,
+                now_s,
+                complete=self._complete,
+                asked_s=-math.inf if asked_s is None else now_s - (self._clock() - asked_s),
             )
             if not self._complete:
                 snapshot = replace(snapshot, complete=False)

@@ -11,6 +11,7 @@ from discovery.ecs.ledger import Ledger
 from discovery.ecs.lifecycle import Row
 from discovery.ecs.plans import Plan
 from discovery.ecs.shapes import Task, TaskDefinition
+from discovery.ecs.words import GONE
 from discovery.model import Problem, Service
 
 
@@ -41,6 +42,7 @@ class Group:
     claims: dict[str, Claim] = field(default_factory=dict)  # by name of service
     rows: dict[str, list[Row]] = field(default_factory=dict)  # likewise
     problems: set[Problem] = field(default_factory=set)
+    coming: bool = False  # a task is wanted that nothing can be sent to yet
 
     def differs(self, other: Group) -> set[str]:
         """Return the names of the services that get something else from *other*."""
@@ -48,7 +50,9 @@ class Group:
         return {
             name
             for name in names
-            if self.claims.get(name) != other.claims.get(name) or self.rows.get(name) != other.rows.get(name)
+            if self.claims.get(name) != other.claims.get(name)
+            or self.rows.get(name) != other.rows.get(name)
+            or self.coming is not other.coming
         }
 
 
@@ -68,6 +72,7 @@ def look(
     for arn, task in tasks.items():
         definition = definitions.get(task.definition_arn)
         if definition is None:
+            group.coming = group.coming or _is_wanted(task)
             continue
         made = group.plans.get(definition.arn)
         if made is None:
@@ -89,11 +94,17 @@ def look(
         group.views[arn] = view
         for name, row in view.rows.items():
             group.rows.setdefault(name, []).append(row)
+        if not view.rows:
+            group.coming = group.coming or _is_wanted(task)
         if not view.rows and (problem := _unreachable(task, definition, site, ledger, cluster)):
             group.problems.add(problem)
     for definition_arn, best in strength.items():
         _claim(group, definitions[definition_arn], best)
     return group
+
+
+def _is_wanted(task: Task) -> bool:
+    return task.desired_status == "RUNNING" and task.last_status not in GONE
 
 
 def _claim(group: Group, definition: TaskDefinition, strength: tuple[bool, float]) -> None:

@@ -66,6 +66,9 @@ class Translator:
         self._again_s: dict[str, float] = {}  # when a service must be looked at though nothing is new
         self._described: dict[str, Service] = {}  # services that tasks describe
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._leaving: dict[
+            str, tuple[float, bool]
+        ] = {}  # services whose tasks all drain: since, others come
         self._problems: dict[tuple[str, str], Set[Problem]] = {}  # by kind of place and its name
         self._kept = KeptServices()
         self._silence: bool | None = None  # whether `complete` when the silent rules were judged; None: anew
@@ -83,12 +86,15 @@ class Translator:
             self._own = own
             self._redo |= self._groups.keys()
 
-    def update(self, ledger: Ledger, now_s: float, *, complete: bool = True) -> tuple[Snapshot, float | None]:
+    def update(
+        self, ledger: Ledger, now_s: float, *, complete: bool = True, asked_s: float = math.inf
+    ) -> tuple[Snapshot, float | None]:
         """Return what *ledger* comes to, and when to look again even if it does not change (None: never).
 
-        Both times are Unix time. If nothing has changed, it is the very snapshot as before. While what the
-        ledger holds is not *complete*, its silence proves nothing. A translator is made for one ledger,
-        whose dirty groups it takes.
+        All times are Unix time. If nothing has changed, it is the very snapshot as before. While what the
+        ledger holds is not *complete*, its silence proves nothing; and that nobody takes the place of tasks
+        that stop is only proved by an answer to a later question: *asked_s* is when the newest one that is
+        answered was asked. A translator is made for one ledger, whose dirty groups it takes.
         """
         touched = {name for name, again_s in self._again_s.items() if again_s <= now_s}
         for name in ledger.take_dirty() | self._redo:
@@ -97,6 +103,7 @@ class Translator:
         for name in touched:
             self._resolve(name, now_s)
         self._judge_silence(complete)
+        self._await(asked_s)
         snapshot = self._snapshot(now_s)
         again_s = min(self._kept.until_s, *self._again_s.values(), math.inf)
         return snapshot, again_s if again_s < math.inf else None
@@ -187,9 +194,28 @@ class Translator:
         rows.sort(key=itemgetter(0))
         endpoints, again_s = step_back(rows, now_s)
         self._place(name, tuple(endpoints))
+        coming = any(
+            self._groups[group].coming
+            for group in self._offering.get(name, ())
+            if self._groups[group].ecs_service in accepted
+        )
+        if endpoints and all(endpoint.draining for endpoint in endpoints):
+            since_s, _ = self._leaving.get(name, (now_s, coming))
+            self._leaving[name] = (since_s, coming)
+        else:
+            self._leaving.pop(name, None)
         self._again_s.pop(name, None)
         if again_s < math.inf:
             self._again_s[name] = again_s
+
+    def _await(self, asked_s: float) -> None:
+        """Tell of which services the last word is not spoken though all their tasks drain.
+
+        That one task stops and that another takes its place is told by different ways, in any order.
+        """
+        names = {name for name, (since_s, coming) in self._leaving.items() if coming or since_s >= asked_s}
+        if names != self._last.awaited:
+            self._last = replace(self._last, awaited=frozenset(names))
 
     def _claims(self, name: str) -> dict[str, Claim]:
         """Return the strongest claim of each ECS service on a service; "" for tasks of none."""

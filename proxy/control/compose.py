@@ -87,6 +87,7 @@ class Composer:
         changed = _differing(before.facts.by_service, facts.by_service)
         changed |= _differing(before.facts.services, facts.services)
         changed |= _differing(before.suspended, known.suspended)
+        changed |= before.facts.awaited ^ facts.awaited
         changed |= _differing(before.tls, known.tls)
         if known.stale != before.stale:
             changed |= {name for name, service in facts.services.items() if proves_identity(service.health)}
@@ -181,6 +182,7 @@ class Composer:
                 path=service.path,
                 tls=known.tls.get(name),
                 identity=identity_check(service),
+                awaited=name in known.facts.awaited,
             )
         elif known.pending and name in self._base_services:
             made = replace(self._base_services[name], slot=self._slot(name))

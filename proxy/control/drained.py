@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -168,7 +168,7 @@ class Drains:
         if not table.loaded:
             return "the table is not loaded yet"
         if rows:
-            return takes_new(rows, table.by_service)
+            return takes_new(rows, table.by_service, self._index.awaited)
         if question.seen:
             return ""  # gone for good: what has left the table does not come back
         sources = self._sources(task_arn)
@@ -216,11 +216,15 @@ def cluster_of(task_arn: str) -> str:
     return parts[1] if len(parts) == 3 else ""
 
 
-def takes_new(rows: Iterable[BackendRow], by_service: Mapping[str, Sequence[BackendRow]]) -> str:
+def takes_new(
+    rows: Iterable[BackendRow],
+    by_service: Mapping[str, Sequence[BackendRow]],
+    awaited: Set[str] = frozenset(),
+) -> str:
     """Return why a task with *rows* may still get new requests, "" if it may not. Pure.
 
     The same rule as the workers' (`proxy.policy.backends`): a task that drains serves as a last resort while
-    its successor starts, but not where every task of the service drains.
+    its successor starts (*awaited* or seen already), but not where every task of the service drains.
     """
     for row in rows:
         if not row.draining:
@@ -228,7 +232,8 @@ def takes_new(rows: Iterable[BackendRow], by_service: Mapping[str, Sequence[Back
         if row.suspended:
             continue
         others = [other for other in by_service.get(row.service, ()) if not other.draining]
-        if others and not any(other.healthy and not other.suspended for other in others):
+        coming = others or row.service in awaited
+        if coming and not any(other.healthy and not other.suspended for other in others):
             return f"it serves {row.service} until its successor is ready"
     return ""
 
@@ -238,7 +243,8 @@ class _Index:
 
     def __init__(self) -> None:
         self._rows: dict[str, Sequence[BackendRow]] = {}  # by service
-        self._services: dict[str, set[str]] = {}  # by task: the services that it is in, or was
+        self._services: dict[str, set[str]] = {}  # by task: the services that it is in
+        self.awaited: frozenset[str] = frozenset()  # services that tasks are on their way to
         self._table: TableSnapshot | None = None
 
     def of(self, table: TableSnapshot, task_arn: str) -> list[BackendRow]:
@@ -249,6 +255,7 @@ class _Index:
 
     def _follow(self, table: TableSnapshot) -> None:
         self._table = table
+        self.awaited = frozenset(row.name for row in table.services if row.awaited)
         for name in [name for name in self._rows if name not in table.by_service]:
             self._change(name, ())
             del self._rows[name]

@@ -42,7 +42,7 @@ from proxy.settings import (
 from proxy.steps import ROWS_PER_STEP, Steps, finish, release
 
 _NUMBER: Final = struct.Struct("!Q")
-_FORMAT: Final = 4  # of the encoding; a worker and a control process of different versions must notice
+_FORMAT: Final = 5  # of the encoding; a worker and a control process of different versions must notice
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -56,6 +56,7 @@ class ServiceRow:
     path: str
     tls: BackendTls | None = None  # None: its backends are spoken to in plain
     identity: IdentityCheck | None = None  # None: its backends prove nothing
+    awaited: bool = False  # tasks are on their way: until then those that drain serve, even if all do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

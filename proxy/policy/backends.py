@@ -262,7 +262,8 @@ class _Draft:
         service = self._service
         service.row, service.rows, service.by_place = self._row, self._rows, self._by_place
         service.backends = tuple(self._backends)
-        service.answering = () if self._all_drain else tuple(self._answering)
+        stopped = self._all_drain and not self._row.awaited
+        service.answering = () if stopped else tuple(self._answering)
         service.eligible = tuple(self._ready) or service.answering
 
 

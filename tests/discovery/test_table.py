@@ -66,6 +66,15 @@ def test_half_a_first_answer_is_used_but_is_no_answer() -> None:
     assert table.loaded
 
 
+def test_a_service_is_awaited_if_any_source_says_so() -> None:
+    table = BackendTable(("a", "b"))
+    table.apply(Snapshot(source="a", awaited=frozenset({"web"})))
+    assert table.apply(Snapshot(source="b", awaited=frozenset({"api"})))
+    assert table.snapshot.awaited == {"web", "api"}
+    assert table.apply(Snapshot(source="a"))
+    assert table.snapshot.awaited == {"api"}
+
+
 def test_same_snapshot_again_changes_nothing() -> None:
     table = BackendTable(["ecs"])
     snapshot = source("ecs", [service("web")], endpoint("web", "a"))

@@ -88,6 +88,46 @@ def test_what_has_not_changed_is_shared() -> None:
     assert [e.draining for e in before.by_service["web"]] == [False, False], "a snapshot never changes"
 
 
+def test_a_service_whose_tasks_all_stop_is_awaited_while_another_is_on_its_way() -> None:
+    """What takes the place of a task may be known before anything can be sent to it, or not at all yet."""
+    scene = Scene()
+    scene.run(1)
+    scene.run(2, "other")
+    assert scene.look().awaited == set()
+
+    scene.run(3, definition="web:43", lastStatus="RUNNING")  # of which nothing is known but that it is
+    assert scene.look().awaited == set(), "there is one that stays"
+    scene.run(1, version=4, desiredStatus="STOPPED")
+    stopping = scene.look()
+    assert stopping.awaited == {"web"}
+    scene.ledger.hear_definition(shapes.task_definition(ecs.definition("web:43")))
+    assert scene.look().awaited == set()
+
+    scene.run(3, version=4, definition="web:43", desiredStatus="STOPPED")
+    scene.run(2, "other", version=4, desiredStatus="STOPPED")
+    assert scene.look().awaited == set(), "nobody comes"
+    scene.run(4, "other", lastStatus="PENDING", containers=[])
+    assert scene.look().awaited == {"other"}
+    scene.run(4, "other", version=4, lastStatus="STOPPED", desiredStatus="STOPPED", containers=[])
+    assert scene.look().awaited == set()
+
+
+def test_that_nobody_comes_is_proved_by_an_answer_to_a_later_question() -> None:
+    scene = Scene()
+    scene.run(1)
+    scene.look()
+    scene.run(1, version=4, desiredStatus="STOPPED")
+
+    def awaited(asked_s: float) -> frozenset[str]:
+        scene.now_s += 1.0
+        return scene.translator.update(scene.ledger, scene.now_s, asked_s=asked_s)[0].awaited
+
+    heard_s = scene.now_s + 1.0
+    assert awaited(heard_s - 0.5) == {"web"}, "asked before it was told to stop"
+    assert awaited(heard_s) == {"web"}
+    assert awaited(heard_s + 0.5) == set()
+
+
 def test_services_and_endpoints_stay_in_the_order_of_their_names() -> None:
     scene = Scene()
     for number, service in ((5, "b"), (4, "a"), (3, "c"), (1, "b")):

@@ -388,6 +388,19 @@ def test_each_change_is_one_line_and_no_change_is_none() -> None:
     assert list(changes(rows(), EMPTY)) == ["service web removed"]
 
 
+def test_workers_learn_for_which_services_tasks_are_on_their_way() -> None:
+    known = knowledge(endpoint("a", draining=True))
+    (name,) = known.facts.services
+    made = composer()
+
+    def row(awaited: set[str]) -> ServiceRow:
+        facts = replace(known.facts, awaited=frozenset(awaited))
+        made.learn(replace(known, facts=facts), EMPTY)
+        return made.table(verdict=healthy, touched=set(), settings=WorkerSettings()).services[0]
+
+    assert [row(names).awaited for names in ({name}, set(), {"another"})] == [True, False, False]
+
+
 def test_workers_learn_how_a_backend_proves_whose_it_is() -> None:
     check = HealthCheck(path="/up", timeout_s=1.5, identity_header="x-service")
     known = knowledge(endpoint("1"), endpoint("2", service="shop"), services=("web", "shop"))

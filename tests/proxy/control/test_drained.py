@@ -41,6 +41,18 @@ def test_the_rule_is_that_of_the_workers(rows: list[BackendRow], why_not: str) -
     assert (why_not in found) if why_not else not found
 
 
+def test_where_all_stop_a_task_serves_while_others_are_on_their_way() -> None:
+    rows = {"web": [STOPPING, a_row("other", draining=True)]}
+    assert takes_new([STOPPING], rows) == ""
+    assert "until its successor is ready" in takes_new([STOPPING], rows, {"web"})
+    status, _, _, drains = _proxy(STOPPING)
+    assert drains.here(TASK).drained
+    status.table = replace(
+        status.table, services=tuple(replace(row, awaited=True) for row in status.table.services)
+    )
+    assert not drains.here(TASK).drained
+
+
 def test_every_service_of_the_task_counts() -> None:
     rows = {"web": [STOPPING, READY], "api": [a_row(TASK, service="api", container_port=90)]}
     assert "a task of api" in takes_new([STOPPING, *rows["api"]], rows)

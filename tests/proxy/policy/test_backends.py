@@ -151,6 +151,17 @@ def test_a_stopping_task_serves_while_its_successor_starts() -> None:
     assert set(world.web().answering) == {world.find(leaving), world.find(B)}
 
 
+def test_where_all_stop_they_serve_only_while_others_are_on_their_way() -> None:
+    world = World()
+    leaving = replace(A, draining=True)
+    world.apply(leaving)
+    assert (world.web().eligible, world.web().answering) == ((), ())
+    world.apply(leaving, services=(replace(service(), awaited=True),))
+    assert world.web().eligible == world.web().answering == (world.find(leaving),)
+    world.apply(leaving)
+    assert (world.web().eligible, world.web().answering) == ((), ())
+
+
 def test_a_service_that_is_gone_offers_nothing_to_exchanges_under_way() -> None:
     """A retry holds the service object; its tasks' addresses may be another service's by now (rule 4)."""
     world = World()
