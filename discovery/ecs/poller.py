@@ -17,6 +17,7 @@ from discovery.ecs.threads import all_of, together
 from discovery.model import DiscoveryError
 
 _BATCH: Final = 100  # what one call or one page may hold
+_ENDING: Final = ("DEACTIVATING", "STOPPING", "DEPROVISIONING")
 _STOPPED_AT_START: Final = 3  # pages of recently stopped tasks to look at
 
 
@@ -145,15 +146,16 @@ class ApiPoller:
         began_s = self._clock()
         self._calls = 0
         self._pace.looked_s = began_s
+        doubts = frozenset(self._in_doubt)
         if job == "look":
-            doubts, self._in_doubt = self._in_doubt, set()
             await self._look(doubts | self._ledger.doubted)
+            self._in_doubt -= doubts
             self._heard()
         else:
             self._hurried = False
             if job == "poll":
-                self._in_doubt = set()
                 await self._poll()
+                self._in_doubt -= doubts
                 self._pace.polled_s = began_s
                 self._pace.poll_calls = self._calls
                 self._pace.poll_took_s = self._clock() - began_s
@@ -203,27 +205,23 @@ class ApiPoller:
         arns = await self._api.list_container_instances(self._cluster)
         self._calls += _calls(arns)
         self._ledger.hear_instances_listed(arns)
-        fargate = asyncio.create_task(self._listed(launch_type="FARGATE"))
-        try:
-            unlike = [
-                raw["containerInstanceArn"] for raw in await self._instances(arns) if self._is_unlike(raw)
-            ]
-            if 2 * len(unlike) > self._pace.poll_calls:
-                await self._poll()  # that costs no more
-                return
-            there = await all_of(self._listed(instance=arn) for arn in unlike)
-            listed = set[str]().union(await fargate, *there)
-        finally:
-            fargate.cancel()
-        known = {task.arn: task for task in self._ledger.tasks()}
-        doubtful = {arn for on in there for arn in on}
-        for arn in unlike:
-            doubtful |= self._ledger.on_instance(arn)
-        # Those on machines that are no longer there, and those without one that the list has otherwise.
-        machines = set(arns)
-        doubtful |= {t.arn for t in known.values() if t.instance_arn and t.instance_arn not in machines}
-        serverless = {t.arn for t in known.values() if not t.instance_arn and t.desired_status == "RUNNING"}
-        doubtful |= serverless ^ (await fargate)
+        unlike = [raw["containerInstanceArn"] for raw in await self._instances(arns) if self._is_unlike(raw)]
+        if 2 * len(unlike) > self._pace.poll_calls:
+            await self._poll()  # that costs no more
+            return
+        fargate = await self._listed(launch_type="FARGATE")
+        there = await all_of(self._listed(instance=arn) for arn in unlike)
+        listed = fargate.union(*there)
+        doubtful = set[str]().union(*there, *(self._ledger.on_instance(arn) for arn in unlike))
+        machines, serverless = set(arns), set()
+        for task in self._ledger.tasks():
+            if task.desired_status == "STOPPED" or task.last_status in _ENDING:
+                doubtful.add(task.arn)  # it counts nowhere, and its end may have been missed
+            elif not task.instance_arn:
+                serverless.add(task.arn)
+            elif task.instance_arn not in machines:
+                doubtful.add(task.arn)
+        doubtful |= serverless ^ fargate
         await self._look(doubtful, listed=listed)
 
     def _is_unlike(self, raw: Json) -> bool:

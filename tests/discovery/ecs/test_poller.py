@@ -400,6 +400,34 @@ async def test_tasks_of_a_machine_that_is_gone_are_looked_at() -> None:
 
 
 @pytest.mark.asyncio
+async def test_audit_finds_an_end_that_nobody_has_told() -> None:
+    """On its way out a task is not counted on its instance any more."""
+    watched = Watched()
+    watched.api.put(*(ecs.task(number) for number in range(1, 5)), stopping(5, lastStatus="STOPPING"))
+    watched.ledger.hear_instance(_instance(1))
+    watched.eased = True
+
+    seen = await watched.run(lambda: watched.api.put(stopping(5, lastStatus="STOPPED") | {"version": 5}))
+
+    assert seen == [["1", "2", "3", "4", "5 stopping"], ["1", "2", "3", "4"]]
+    assert watched.api.asked[-1] == ("DescribeTasks", [ecs.task_arn(5)])
+
+
+@pytest.mark.asyncio
+async def test_a_task_stays_in_doubt_until_it_was_looked_at() -> None:
+    watched = Watched()
+    watched.api.put(*(ecs.task(number) for number in range(1, 5)))
+    watched.eased = True
+    await watched.run()
+    watched.api.put(stopping(2, lastStatus="STOPPED"))
+    watched.poller.doubt([ecs.task_arn(2)])
+    watched.api.errors = [("DescribeTasks", THROTTLED)]
+
+    assert (await watched.run(nothing, nothing))[-1] == ["1", "3", "4"]
+    assert watched.failed == ["throttled"]
+
+
+@pytest.mark.asyncio
 async def test_a_poll_at_once_when_events_are_fresh_no_more() -> None:
     watched = Watched()
     watched.api.put(ecs.task(1))
