@@ -94,7 +94,7 @@ def _suspended(
     found: list[tuple[Endpoint, str]] = []
     still_lost: set[BackendKey] = set()
     for endpoint in claims:
-        if any(e.task_arn == endpoint.task_arn for e in winners):
+        if any(_claimant(e) == _claimant(endpoint) for e in winners):
             continue
         found.append((endpoint, _rivalry(endpoint, claims, winners)))
         if endpoint.key in lost or (winners and endpoint.started_at):
@@ -108,10 +108,16 @@ def _winners(claims: Sequence[Endpoint]) -> list[Endpoint]:
         return []
     best = max(_strength(e) for e in claims)
     newest = [e for e in claims if _strength(e) == best]
-    if len({e.task_arn for e in newest}) > 1 and len({e.service for e in newest}) > 1:
+    if len({_claimant(e) for e in newest}) > 1 and len({e.service for e in newest}) > 1:
         return []
     # Tasks of one service that started together: either would be right, so take the first by name.
-    return [e for e in claims if e.task_arn == newest[0].task_arn]
+    return [e for e in claims if _claimant(e) == _claimant(newest[0])]
+
+
+def _claimant(endpoint: Endpoint) -> str:
+    """Return who claims: a task; or whoever wrote the address down, as himself ("static:10.0.0.1:80") or as a
+    name that leads there, and may mean it for several services."""
+    return endpoint.address if endpoint.task_arn.endswith(f":{endpoint.address}") else endpoint.task_arn
 
 
 def _strength(endpoint: Endpoint) -> tuple[float, bool]:

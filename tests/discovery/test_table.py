@@ -243,6 +243,21 @@ def test_claims_from_two_sources_meet() -> None:
     )
 
 
+def test_an_address_that_two_sources_were_told_of_is_meant_twice() -> None:
+    """A load balancer, known by a name and by its address, for two services: nobody has taken anything."""
+    table = BackendTable(["static", "dns", "ecs"])
+    address = "10.0.0.1:32768"
+    table.apply(source("static", [service("web")], endpoint("web", f"static:{address}", started_at=0.0)))
+    dns = endpoint("shop", f"dns:{address}", started_at=0.0)
+    table.apply(source("dns", [service("shop")], dns))
+    assert suspended(table) == {}
+    table.apply(source("dns", [service("shop")], replace(dns, draining=True)))
+    assert suspended(table) == {}
+
+    table.apply(source("ecs", [service("api")], endpoint("api", "task", started_at=5.0)))
+    assert set(suspended(table)) == {f"static:{address}", f"dns:{address}"}, "a task is somebody else"
+
+
 # --- whatever comes ---------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["web", "shop", "api"])
