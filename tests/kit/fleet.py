@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -36,13 +36,14 @@ class PaperApi:
     def __init__(self, cloud: Cloud, all_calls: Counter[str]) -> None:
         self.calls: Counter[str] = Counter()
         self.failing: DiscoveryError | None = None
+        self.takes_s = 0.002
         self._cloud = cloud
         self._all_calls = all_calls
 
     async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         self.calls[operation] += 1
         self._all_calls[operation] += 1
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(self.takes_s)
         if self.failing is not None:
             raise self.failing
         return self._cloud.call(operation, **request)
@@ -117,6 +118,7 @@ class Proxy:
     knows: Sequence[Task] = ()  # from the disk, say
     snapshot: Snapshot | None = None
     port: int = 0
+    says: Mapping[str, Any] = field(default_factory=dict)  # what it tells others instead of the truth
 
     async def start(self) -> Self:
         self.stack = AsyncExitStack()
@@ -145,6 +147,9 @@ class Proxy:
             cluster.ledger.hear_task(task, by="disk")
         self.share = Share(cluster.ledger, cluster.status, hurry=cluster.hurry)
         cluster.listeners.append(self.share.notify)
+        if "chain" in self.says:
+            truth = self.share.word
+            self.share.word = lambda: {**truth(), "chain": self.says["chain"]}  # type: ignore[method-assign]
         self.follower = Follower(
             cluster.ledger,
             cluster.heard,
@@ -165,7 +170,9 @@ class Proxy:
 
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self.tampering] if self.tampering else [])
-        page = ledger_page(lambda name: self.share if name == "prod" else None, lambda: self.task_arn)
+        page = ledger_page(
+            lambda name: self.share if name == "prod" else None, lambda: self.says.get("task", self.task_arn)
+        )
         FleetPages(lambda: self.key).add(app, LEDGER_PATH, page)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         await runner.setup()
@@ -261,6 +268,13 @@ class PaperFleet:
         """Return what DescribeTasks says of a task, but for what *more* says instead."""
         (found,) = self.cloud.call("DescribeTasks", cluster="prod", tasks=[arn])["tasks"]
         return {**found, **more}
+
+    def renamed(self, arn: str, new: str) -> str:
+        """Give a task another ARN; return that."""
+        tasks = self.cloud.account.state.clusters["prod"].tasks
+        tasks[new] = tasks.pop(arn)
+        tasks[new].arn = new
+        return new
 
     def stop(self, arn: str) -> None:
         self.cloud.call("StopTask", cluster="prod", task=arn)
