@@ -249,7 +249,7 @@ def simulate(address: str, cluster: str, instances: int, speed: float) -> int:
     "--settle", "settle_s", type=Duration(or_none=True), default="1s", show_default=True,
     help="Once every proxy has let go, so much longer for the requests under way.",
 )  # fmt: skip
-@click.option("--now", is_flag=True, envvar="ANYPORT_LINGER_NOW", help="Hold nothing back: for an incident.")
+@click.option("--now", is_flag=True, help="Hold nothing back: for an incident.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def linger(proxy: str, deadline_s: float, settle_s: float, now: bool, command: tuple[str, ...]) -> int:
     """Hold the stop signal of this ECS task back until no proxy sends it anything new.
