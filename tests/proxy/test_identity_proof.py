@@ -53,6 +53,7 @@ def _answer(port: int, service: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_while_the_api_hangs_no_request_reaches_the_next_owner_of_a_port(tmp_path: Path) -> None:
     port = free_port()
