@@ -50,6 +50,7 @@ class ControlPlane:
         group: asyncio.TaskGroup,
         check: Callable[[Target], Awaitable[CheckResult | None]],
         links: Sequence[socket.socket],
+        supervisor: socket.socket,
         board: Scoreboard,
         inherited: TableSnapshot,
         build: Callable[[Config], tuple[Source, ...]] = sources.build,
@@ -66,7 +67,10 @@ class ControlPlane:
         self._composer = compose.Composer(
             Slots(inherited, count=SERVICE_SLOTS, unused=lambda slot: not any(board.totals(slot)))
         )
-        self._publisher = Publisher(links, inherited=inherited)
+        self._publisher = Publisher(
+            links, supervisor=supervisor, board=board, inherited=inherited, clock=clock, sleep=sleep
+        )
+        self._publisher.on_step = self._note_published
         self._changed = asyncio.Event()
         self._touched: set[str] = set()  # services of which a verdict has changed since the newest table
         self._certificates = Certificates(inherited.settings.listeners, on_change=self._changed.set)
@@ -95,7 +99,7 @@ class ControlPlane:
             self._follow_listeners()
             self._publish()
             self._group.create_task(self._publish_changes(), name="publish changes")
-            self._group.create_task(self._publisher.retry_forever(), name="serve late links")
+            self._group.create_task(self._publisher.run(), name="see tables through")
             self._group.create_task(self._settle_doubts(), name="settle doubts")
             self._group.create_task(self._watch_age(), name="watch the age of sources")
             self._group.create_task(self._certificates.run(), name="follow certificates")
@@ -261,9 +265,13 @@ class ControlPlane:
         before = self.status.table
         if self._publisher.publish(table):
             self.status.table = self._publisher.newest
-            self.status.published_at_s = self._clock()
             for line in changes(before, self.status.table):
                 log.info("%s", line)
+
+    def _note_published(self) -> None:
+        status, publisher = self.status, self._publisher
+        status.released, status.published_at_s = publisher.released, publisher.released_s
+        status.quarantine, status.tables = publisher.quarantine, publisher.counts
 
     def _watch(self, name: str, known: compose.Knowledge) -> None:
         """Check what is known of one service now, and nothing else of it."""

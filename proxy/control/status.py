@@ -45,8 +45,11 @@ class Status:
 
     board: Scoreboard
     version: str
-    table: TableSnapshot = EMPTY  # the newest published
-    published_at_s: float = 0.0
+    table: TableSnapshot = EMPTY  # the newest there is
+    released: int | None = None  # revision that all workers have been given; None: that of `table`
+    published_at_s: float = 0.0  # when they were
+    quarantine: str = ""  # which table is not used, and why; "": none
+    tables: Counter[str] = field(default_factory=Counter)  # by what became of them
     counts: Counts = field(default_factory=Counts)
     sources: Sequence[Source] = ()
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
@@ -72,8 +75,9 @@ class WorkerState:
 
 def workers(status: Status, now_s: float) -> list[WorkerState]:
     """Return the state of each worker at *now_s*, a monotonic time."""
+    released = status.table.revision if status.released is None else status.released
     return [
-        _worker(number, head, status.table.revision, now_s - status.published_at_s, now_s)
+        _worker(number, head, released, now_s - status.published_at_s, now_s)
         for number, head in enumerate(status.board.heads())
     ]
 
@@ -118,6 +122,7 @@ def readiness(status: Status, now_s: float) -> dict[str, Any]:
             "revision": status.table.revision,
             "services": len(status.table.services),
             "backends": sum(status.counts.of(status.table).values(), Counter()),
+            "quarantine": status.quarantine,
         },
         "workers": [
             {

@@ -64,6 +64,8 @@ DRAIN_MS: Final = 15  # gauge: `drain_s`, and ...
 UPSTREAM_EXTRA_BYTES: Final = 17  # responses with bytes behind their end
 UPSTREAM_UNSOLICITED: Final = 18  # kept backend connections that spoke without having been asked
 UPSTREAM_CLOSED: Final = 19  # kept backend connections that the backend closed
+TAKING: Final = 20  # gauge: the snapshot that this worker is about to route by; 0: none
+BROKE_ON: Final = 21  # the snapshot that the worker before this one was taking when it ended; 0: none
 STALL_RESTART_MS: Final = 16  # ... `stall_restart_s` as this worker has them, for the supervisor
 PROXY_REFUSED: Final = 32  # [reason], connections without a PROXY header to believe
 TLS_HANDSHAKES: Final = 40  # that were completed
@@ -73,7 +75,7 @@ _HEAD: Final = 64
 STALL_US: Final = 100_000
 _HEAD_GAUGES: Final = (
     REVISION, CLIENTS, UPSTREAMS, DRAINING, HEARTBEAT_MS, LOOP_LAG_MAX_US, ACCEPTING, DRAIN_MS,
-    STALL_RESTART_MS,
+    STALL_RESTART_MS, TAKING,
 )  # fmt: skip
 
 SERVICE_SLOTS: Final = 4096  # slot 0 takes requests of no service and services beyond the last slot
@@ -112,6 +114,7 @@ class Scoreboard:
     def begin(self, row: int, pid: int) -> None:
         """Take *row* over from a predecessor: counters stay, the head's gauges start at zero."""
         head = self.head(row)
+        head[BROKE_ON] = head[TAKING]
         for gauge in _HEAD_GAUGES:
             head[gauge] = 0
         head[PID] = pid

@@ -29,6 +29,7 @@ class Follower:
         self._link = link
         self._decoder = snapshots.Decoder()
         self._waiting = first  # descriptor of the newest snapshot not begun; ours to close
+        self._number = 0  # its revision; 0 for the one to begin with, which others route by already
         self._news = asyncio.Event()
 
     def begin(self) -> None:
@@ -45,7 +46,7 @@ class Follower:
         newest = snapshots.receive_newest(self._link)
         if newest is not None:
             self._let_go()
-            self._waiting = newest[1]
+            self._number, self._waiting = newest
             self._news.set()
 
     async def run(self) -> None:
@@ -57,6 +58,8 @@ class Follower:
                 try:
                     await spread(self._steps())
                 except Exception as exc:  # a mistake of ours: the table stays, and so does the worker
+                    self._state.head[sb.SNAPSHOTS_REJECTED] += 1
+                    self._state.head[sb.TAKING] = 0
                     record_bug(self._state, exc)
         finally:
             self._let_go()
@@ -70,14 +73,18 @@ class Follower:
         """Route by the waiting snapshot, unless it is older than what we have or cannot be read."""
         state = self._state
         fd, self._waiting = self._waiting, _NONE
+        # If this is the end of us, the control process must learn which table it was that did it.
+        state.head[sb.TAKING], self._number = self._number, 0
         try:
             snapshot = yield from self._decoder.file(fd)
         except snapshots.SnapshotError:
             state.head[sb.SNAPSHOTS_REJECTED] += 1
+            state.head[sb.TAKING] = 0
             return
         finally:
             os.close(fd)
         if snapshot.revision <= state.table.revision:
+            state.head[sb.TAKING] = 0
             return
         yield from state.client_tls.follow(snapshot.settings.listeners)
         state.use(snapshot.settings)
@@ -86,3 +93,4 @@ class Follower:
                 yield from state.backend_tls.load(row.tls)  # files are read here, never for a request
         yield from state.table.steps(snapshot, pool.flush)
         state.head[sb.REVISION] = snapshot.revision
+        state.head[sb.TAKING] = 0

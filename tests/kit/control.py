@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.link import scoreboard, snapshots
@@ -32,16 +32,23 @@ class RunningControl:
     lifeline: int
     log: Path
     table: TableSnapshot = EMPTY
+    _arrived: dict[int, TableSnapshot] = field(default_factory=dict)  # by descriptor of the link
 
     def receive(self, link: socket.socket) -> TableSnapshot | None:
-        """Return the newest table waiting on *link*, if any."""
-        found = snapshots.receive_newest(link)
-        if found is None:
-            return None
-        try:
-            return snapshots.decode(snapshots.read(found[1]))
-        finally:
-            os.close(found[1])
+        """Return the newest table waiting on *link*, if any. All workers take what has come for them."""
+        for row, other in enumerate((*self.links, self.supervisor_link)):
+            found = snapshots.receive_newest(other)
+            if found is None:
+                continue
+            try:
+                self._arrived[other.fileno()] = snapshots.decode(snapshots.read(found[1]))
+            finally:
+                os.close(found[1])
+            if row < len(self.links):
+                head = self.board.head(row)
+                head[scoreboard.REVISION] = found[0]
+                head[scoreboard.HEARTBEAT_MS] = int(time.monotonic() * 1000)
+        return self._arrived.pop(link.fileno(), None)
 
     def wait_for(self, holds: Callable[[TableSnapshot], bool]) -> TableSnapshot:
         """Return the first table on the first link for which *holds* is true."""

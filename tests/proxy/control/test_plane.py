@@ -115,7 +115,7 @@ async def play(
     try:
         async with asyncio.TaskGroup() as group:
             plane = ControlPlane(
-                Config(), group=group, check=no_check, links=[link], board=Scoreboard.create(1),
+                Config(), group=group, check=no_check, links=[], supervisor=link, board=Scoreboard.create(1),
                 inherited=inherited, build=build, sleep=no_sleep,
             )  # fmt: skip
             with plane.running():
