@@ -14,7 +14,6 @@ from collections.abc import (
     Callable,
     Collection,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import aclosing
@@ -101,8 +100,8 @@ class EcsCluster:
             cluster=self.cluster,
             interval_s=self._interval_s,
             confirm_s=self._confirm_s,
-            eased=lambda: any(feed.fresh for feed in self._pushed()),
-            deploying=lambda: any(feed.deploying for feed in self._pushed()),
+            eased=lambda: self._eased,
+            deploying=lambda: any(feed.deploying for feed in self._pushed),
             failed=self.failed,
             clock=self._clock,
             sleep=self._sleep,
@@ -119,6 +118,8 @@ class EcsCluster:
             rng=self._rng,
         )
         self.feeds: tuple[Feed, ...] = (self.poller, *(make(self) for make in self._informants))
+        self._pushed = [feed for feed in self.feeds if isinstance(feed, Pushed)]
+        self._shared = [feed for feed in self.feeds if isinstance(feed, Shared)]
         if self._led:
             self.follow()
             self._follows = False  # nobody tells us yet
@@ -186,21 +187,22 @@ class EcsCluster:
         """Ask the API: nobody else does it for us."""
         self._follows, self._stale_after_s = False, None
         self.poller.resume()
-        for feed in self._shared():
+        for feed in self._shared:
             feed.lead()
 
     def follow(self, stale_after_s: float | None = None) -> None:
         """Leave asking the API to another proxy, who takes that for stale which is older than so."""
         self._follows, self._stale_after_s = True, stale_after_s
         self.poller.pause()
-        for feed in self._shared():
+        for feed in self._shared:
             feed.follow()
 
     # -- inside ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for feed in (*self.feeds, self._resolver):
+            feeds: list[Feed | Resolver] = [*self.feeds, self._resolver]
+            for feed in feeds:
                 group.create_task(self._keep_up(feed), name=f"{self.name} {feed.name}")
 
     async def _keep_up(self, feed: Feed | Resolver) -> None:
@@ -216,11 +218,9 @@ class EcsCluster:
                 return
             await self._sleep(_FEED_RETRY_S)
 
-    def _pushed(self) -> Iterator[Pushed]:
-        return (feed for feed in self.feeds if isinstance(feed, Pushed))
-
-    def _shared(self) -> Iterator[Shared]:
-        return (feed for feed in self.feeds if isinstance(feed, Shared))
+    @property
+    def _eased(self) -> bool:
+        return any(feed.fresh for feed in self._pushed)
 
     async def _snapshots(self) -> AsyncGenerator[Snapshot, None]:
         last: Snapshot | None = None
@@ -247,7 +247,7 @@ class EcsCluster:
             if (snapshot.complete or snapshot.services) and snapshot is not last and snapshot != last:
                 last = snapshot
                 yield snapshot
-            if eased != (eased := any(feed.fresh for feed in self._pushed())):
+            if eased != (eased := self._eased):
                 self.poller.wake()
             if not self._complete and self._clock() - began_s > _START_SPACING_S:
                 await self._sleep(_START_SPACING_S)
