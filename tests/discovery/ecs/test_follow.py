@@ -76,35 +76,31 @@ async def test_a_proxy_without_a_key_asks_for_itself() -> None:
         assert all(proxy.api.calls["ListTasks"] for proxy in fleet.proxies)
 
 
-async def calls_per_s(fleet: PaperFleet, seconds: float) -> float:
-    """Return how often the API is asked while tasks come, with a definition of their own, and go."""
-    before, began_s = sum(fleet.calls.values()), time.monotonic()
-    number = 0
-    while time.monotonic() - began_s < seconds:
-        number += 1
-        fleet.cloud.define("web", container={"environment": [{"name": "N", "value": str(number)}]})
-        (arn,) = fleet.run("web")
-        await eventually(lambda: all(p.ready() == 4 for p in fleet.proxies), within_s=WITHIN_S)
-        fleet.stop(arn)
-        await eventually(lambda: all(p.ready() == 3 for p in fleet.proxies), within_s=WITHIN_S)
-    return (sum(fleet.calls.values()) - before) / (time.monotonic() - began_s)
-
-
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.asyncio
-async def test_fifty_proxies_call_the_api_no_more_than_one(record_property: Callable[..., None]) -> None:
-    """Changes come at the pace at which all follow them, so the calls for one change are what is compared."""
-    rates = []
-    for count in (1, 50):
-        async with paper_fleet(interval_s=1.0) as fleet:
-            fleet.run("web", 3)
-            for _ in range(count):
-                await fleet.started(1)
-                await settled(fleet, fleet.proxies[0], tasks=3)
-            rates.append(await calls_per_s(fleet, 8.0))
-            assert sum(bool(proxy.leads) for proxy in fleet.proxies) == 1
-    record_property("calls_per_minute", [round(60 * rate) for rate in rates])
+async def test_fifty_proxies_call_the_api_no_more_than_one() -> None:
+    """Tasks come, each with a definition of its own, and go: only the leader asks what that means."""
+    async with paper_fleet(interval_s=1.0) as fleet:
+        fleet.run("web", 3)
+        for _ in range(50):
+            await fleet.started(1)
+        leader = fleet.proxies[0]
+        await settled(fleet, leader, tasks=3)
+        before, of_leader = sum(fleet.calls.values()), sum(leader.api.calls.values())
+        began_s, number = time.monotonic(), 0
+        while time.monotonic() - began_s < 6.0 or number < 5:
+            number += 1
+            fleet.cloud.define("web", container={"environment": [{"name": "N", "value": str(number)}]})
+            (arn,) = fleet.run("web")
+            await settled(fleet, leader, tasks=4)
+            fleet.stop(arn)
+            await settled(fleet, leader, tasks=3)
+        all_calls = sum(fleet.calls.values()) - before
+        calls = sum(leader.api.calls.values()) - of_leader
 
-    assert rates[1] <= 1.2 * rates[0]
+    assert calls > 10
+    assert all_calls <= 1.2 * calls, fleet.calls
 
 
 @pytest.mark.asyncio
@@ -323,11 +319,11 @@ async def test_who_follows_a_follower_knows_how_old_its_knowledge_is() -> None:
         fleet.run("web")
         await settled(fleet, first, tasks=2)
 
-        first.api.takes_s = 0.2  # from the question to a complete answer it is now a second
-        until_s = time.monotonic() + 3.0
+        first.api.takes_s = 0.7  # two in a row: a complete answer is that much younger than its question
+        until_s = time.monotonic() + 4.0
         while time.monotonic() < until_s:
             asked = [proxy.source.status.asked_s or 0.0 for proxy in (first, second, third)]
-            assert asked[2] <= asked[1] + 0.1 <= asked[0] + 0.2, "younger than where it comes from"
+            assert max(asked[1:]) <= asked[0] + 0.7, "younger than where it comes from"
             await asyncio.sleep(0.01)
 
 
