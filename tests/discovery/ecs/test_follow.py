@@ -432,7 +432,7 @@ async def test_the_agent_beside_us_is_believed_before_our_leader() -> None:
 
 @pytest.mark.asyncio
 async def test_what_a_follower_doubts_its_leader_looks_at_for_all() -> None:
-    async with paper_fleet(interval_s=60.0) as fleet:
+    async with paper_fleet(interval_s=20.0) as fleet:
         arns = fleet.run("web", 4)
         first, second, third = await fleet.started(3)
         await settled(fleet, first, tasks=4)
