@@ -262,16 +262,15 @@ class ControlPlane:
         self.status.certificates = self._certificates.expiries()
         if not known.pending:
             self._base = _ALL_SPOKEN
-        before = self.status.table
-        if self._publisher.publish(table):
-            self.status.table = self._publisher.newest
-            for line in changes(before, self.status.table):
-                log.info("%s", line)
+        self._publisher.publish(table)
 
     def _note_published(self) -> None:
         status, publisher = self.status, self._publisher
-        status.released, status.published_at_s = publisher.released, publisher.released_s
         status.quarantine, status.tables = publisher.quarantine, publisher.counts
+        if status.table is not publisher.in_force:
+            for line in changes(status.table, publisher.in_force):
+                log.info("%s", line)
+            status.table, status.published_at_s = publisher.in_force, publisher.released_s
 
     def _watch(self, name: str, known: compose.Knowledge) -> None:
         """Check what is known of one service now, and nothing else of it."""

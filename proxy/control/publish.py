@@ -96,11 +96,16 @@ class Publisher:
         heads = [head[cell] for head in board.heads() for cell in (sb.REVISION, sb.TAKING, sb.BROKE_ON)]
         self._first = max([inherited.revision, *heads])
         self.newest = inherited
-        self.released = inherited.revision  # what all workers were given last
+        self.in_force = inherited  # what all workers were given last
         self.released_s = clock()
         self.counts: Counter[str] = Counter()  # sent, superseded, released, acknowledged, quarantined
         self.on_acknowledged: Callable[[int], None] = lambda _: None  # called with a revision
         self.on_step: Callable[[], None] = lambda: None  # called when anything above may have changed
+
+    @property
+    def released(self) -> int:
+        """The revision of the table that all workers were given last."""
+        return self.in_force.revision
 
     @property
     def quarantine(self) -> str:
@@ -225,7 +230,7 @@ class Publisher:
             os.close(self._fd)
         self._trial, self._fd = None, trial.fd
         self._failures = 0
-        self.released, self.released_s = trial.table.revision, now_s
+        self.in_force, self.released_s = trial.table, now_s
         self.counts["released"] += 1
         given = {canary.row for canary in trial.canaries}
         links = (link for row, link in enumerate(self._links) if row not in given)

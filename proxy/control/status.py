@@ -45,8 +45,7 @@ class Status:
 
     board: Scoreboard
     version: str
-    table: TableSnapshot = EMPTY  # the newest there is
-    released: int | None = None  # revision that all workers have been given; None: that of `table`
+    table: TableSnapshot = EMPTY  # the newest that all workers have been given
     published_at_s: float = 0.0  # when they were
     quarantine: str = ""  # which table is not used, and why; "": none
     tables: Counter[str] = field(default_factory=Counter)  # by what became of them
@@ -75,9 +74,8 @@ class WorkerState:
 
 def workers(status: Status, now_s: float) -> list[WorkerState]:
     """Return the state of each worker at *now_s*, a monotonic time."""
-    released = status.table.revision if status.released is None else status.released
     return [
-        _worker(number, head, released, now_s - status.published_at_s, now_s)
+        _worker(number, head, status.table.revision, now_s - status.published_at_s, now_s)
         for number, head in enumerate(status.board.heads())
     ]
 
