@@ -147,9 +147,10 @@ class Publisher:
             log.warning("table %d: worker %d has taken it after all", *self._held())
             held, self._quarantine = self._quarantine, None
             self._release(_Trial(held.table, held.fd, [held.canary], now_s), now_s)
+        self._serve_behind()  # first: what is in force must not overtake what is tried
         if self._trial is None and self._waits() and self._may_begin(now_s):
             self._begin(now_s)
-        self._behind = [link for link in self._behind if not self._pass_on(link, self.released, self._fd)]
+            self._serve_behind()
         self._note_acknowledged(now_s)
         busy = self._trial or self._quarantine or self._behind or self._acknowledged < self.released
         if busy:
@@ -157,6 +158,9 @@ class Publisher:
         else:
             self._work.clear()
         self.on_step()
+
+    def _serve_behind(self) -> None:
+        self._behind = [link for link in self._behind if not self._pass_on(link, self.released, self._fd)]
 
     def _pause_s(self) -> float:
         now_s = self._clock()

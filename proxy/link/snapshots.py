@@ -382,6 +382,9 @@ def receive_newest(link: socket.socket) -> tuple[int, int] | None:
                 return newest  # the other side is closed for good
             continue
         revision = _NUMBER.unpack(message)[0]
+        if newest is not None and newest[0] > revision:
+            os.close(fds[0])  # one that waited for room in the link, overtaken by one that is tried
+            continue
         if newest is not None:
             os.close(newest[1])
         newest = (revision, fds[0])
