@@ -28,7 +28,7 @@ POLL_S = 0.3
 TASKS = 3
 SOME_POLLS_S = 1.5
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 class _User(threading.Thread):

@@ -152,6 +152,7 @@ async def _deploys(tmp_path: Path, how: str) -> list[_User]:
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["sidecar", "wrapper"])
 async def test_with_linger_no_request_fails_in_a_rolling_deploy(tmp_path: Path, how: str) -> None:
@@ -161,6 +162,7 @@ async def test_with_linger_no_request_fails_in_a_rolling_deploy(tmp_path: Path, 
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_without_linger_requests_fail_in_a_rolling_deploy(tmp_path: Path) -> None:
     """What makes the tests above mean something."""

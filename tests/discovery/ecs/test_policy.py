@@ -292,6 +292,7 @@ async def _account(events: Events) -> AsyncIterator[tuple[Simulator, Clients]]:
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("events", [OWN, GIVEN], ids=["own", "given"])
