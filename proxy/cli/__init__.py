@@ -330,6 +330,12 @@ def _summary(config: Config) -> str:
         f"cluster{'s' if ', ' in clusters else ''} {clusters}" if clusters else "no ECS cluster",
         f"{len(config.service)} service{'' if len(config.service) == 1 else 's'} named",
     ]
+    if config.ecs.events.queue:
+        parts.append("events on")
+    if config.fleet.key:
+        parts.append("in a fleet")
+    if config.state.path:
+        parts.append(f"state in {config.state.path}")
     return "; ".join(parts)
 
 

@@ -77,6 +77,8 @@ def optional_domain(text: str) -> str:
 
 def dns_name(text: str) -> str:
     """Return *text* in lower case if it is "name:port", or the name of SRV records: "_http._tcp.name"."""
+    if "/" in text:
+        raise ValueError(f'"{text}" is a URL: write its host and port, such as "internal-elb.example.com:80"')
     name, colon, port = text.rpartition(":")
     if not colon:
         if text.startswith("_") and re.match(r"_[^.]+\._[^.]+\..", text):

@@ -157,6 +157,15 @@ def test_check_of_a_good_file(elsewhere: Path, capsys: Output) -> None:
     assert json.loads(capsys.readouterr().out) == answer
 
 
+def test_check_says_what_discovery_is_given(elsewhere: Path, capsys: Output) -> None:
+    text = '[ecs]\nclusters = ["prod"]\n[ecs.events]\nqueue = "auto"\n[fleet]\nkey = "0123456789abcdef"\n'
+    (elsewhere / "config.toml").write_text(text + '[state]\npath = "/var/lib/anyport"\n')
+    assert main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("; events on; in a fleet; state in /var/lib/anyport)\n")
+    assert "0123456789abcdef" not in said
+
+
 def test_check_of_a_bad_file_shows_everything(elsewhere: Path, capsys: Output) -> None:
     (elsewhere / "bad.toml").write_text("[ecs]\nclustrs = []\nregion = 1\n")
     assert main(["check", "--config", "bad.toml"]) == 1

@@ -122,6 +122,7 @@ hosts = ["c.example.com"]
         ("[[service]]\nname = 'x'\nhosts = ['x']\nstatic = ['1.1.1.1']", "an address is", ""),
         ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['elb.test']", "is written with its port", ""),
         ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['elb.test:0']", "is not a port", ""),
+        ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['http://elb.test/']", "is a URL: write", ""),
         ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['10.0.0.1:80']", "write it in `static`", ""),
         ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['a b:80']", "is not a host name", ""),
         ("[[service]]\nname = 'x'\nhosts = ['x']\ndns = ['_http.x']", "the name of SRV records", ""),
