@@ -27,6 +27,9 @@ LABEL org.opencontainers.image.title="anyport" \
 COPY --from=build /opt/anyport /opt/anyport
 ENV PATH=/opt/anyport/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
+# Where [state] path may lead: a Docker volume that is mounted here is ours from its first use.
+RUN mkdir -m 0700 /var/lib/anyport && chown 65532:65532 /var/lib/anyport
+
 # A config.toml mounted here is found; without one, ANYPORT_... variables say everything.
 WORKDIR /etc/anyport
 
@@ -38,5 +41,6 @@ STOPSIGNAL SIGTERM
 # For `docker run`. Amazon ECS ignores this line: deploy/task-definition.json has its own `healthCheck`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["anyport", "healthcheck"]
 
+# `linger` as the command makes the sidecar of it that deploy/app-with-linger.json shows.
 ENTRYPOINT ["anyport"]
 CMD ["run"]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import click
 import pytest
 from botocore.validate import ParamValidator
 
+from proxy.cli import anyport
 from proxy.cli.policy import needed
 from proxy.config import load
 
@@ -80,7 +82,11 @@ def test_the_build_backend_is_taken_from_the_lock_file() -> None:
 
 @pytest.mark.parametrize(
     ("file", "operation"),
-    [("task-definition.json", "RegisterTaskDefinition"), ("service.json", "CreateService")],
+    [
+        ("task-definition.json", "RegisterTaskDefinition"),
+        ("app-with-linger.json", "RegisterTaskDefinition"),
+        ("service.json", "CreateService"),
+    ],
 )
 def test_aws_would_take_it(file: str, operation: str) -> None:
     model = botocore.session.get_session().get_service_model("ecs").operation_model(operation)
@@ -98,6 +104,32 @@ def test_the_task_definition_fits_the_program() -> None:
         assert int(address.rpartition(":")[2]) in ports
     assert container["healthCheck"]["command"][1:] == ["anyport", "healthcheck"]
     assert container["user"] == of_stage(-1)["USER"]
+
+
+def test_what_is_kept_is_kept_outside_the_container() -> None:
+    task = document("task-definition.json")
+    container = task["containerDefinitions"][0]
+    environ = {pair["name"]: pair["value"] for pair in container["environment"]}
+    mounted = {point["containerPath"]: point["sourceVolume"] for point in container["mountPoints"]}
+    volume = mounted[load(None, environ).state.path]
+    assert volume in {found["name"] for found in task["volumes"]}
+    made = next(rest for name, rest in instructions() if name == "RUN" and "mkdir" in rest)
+    assert f"chown {container['user']} {load(None, environ).state.path}" in made
+
+
+def test_linger_runs_from_the_same_image_and_is_stopped_first() -> None:
+    app, linger = document("app-with-linger.json")["containerDefinitions"]
+    assert linger["image"] == document("task-definition.json")["containerDefinitions"][0]["image"]
+    assert linger["dependsOn"] == [{"containerName": app["name"], "condition": "START"}]
+    assert not linger["essential"]
+    entry = [*json.loads(of_stage(-1)["ENTRYPOINT"]), *linger["command"]]
+    assert entry[0] == "anyport"
+    assert isinstance(anyport, click.Group)
+    command = anyport.commands[entry[1]]
+    given = command.make_context(entry[1], entry[2:]).params
+    assert given["deadline_s"] < linger["stopTimeout"]
+    manual = (ROOT / "docs" / "linger.md").read_text()
+    assert f'"command": {json.dumps(linger["command"])}' in manual
 
 
 def test_the_policy_is_what_the_program_prints() -> None:
