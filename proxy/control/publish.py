@@ -28,7 +28,7 @@ _LOOK_S: Final = 0.001  # between two looks at the scoreboard: an event is to be
 _LOOK_SLOWLY_S: Final = 0.01  # once it has taken long already
 _SOON_S: Final = 0.25
 _LATE_LINKS_S: Final = 0.02
-_IDLE_LOOK_S: Final = 0.25  # while a table is in quarantine
+_IDLE_LOOK_S: Final = 0.05  # while a table is in quarantine
 _BACKOFF_S: Final = 1.0  # before the next table is tried; doubled with each that fails, up to ...
 _BACKOFF_MAX_S: Final = 60.0
 _SAME_AGAIN: Final = 60  # times that, before the very same table is tried again
@@ -114,13 +114,16 @@ class Publisher:
         return "" if held is None else f"table {held.table.revision} is not used: {held.why}"
 
     def publish(self, table: TableSnapshot) -> bool:
-        """Send *table* under the next revision; return False if it says nothing new."""
+        """Send *table* under the next revision; return False if it says nothing new.
+
+        It may be a while until it is in force, or it may never be: see `on_step`.
+        """
         begun = self.newest.revision > self._first
         if begun and replace(table, revision=self.newest.revision) == self.newest:
             return False
         if self._waits():
             self.counts["superseded"] += 1
-        self.newest = replace(table, revision=max(self._first, self.newest.revision) + 1)
+        self._number(table)
         self._step()
         return True
 
@@ -148,6 +151,8 @@ class Publisher:
             held, self._quarantine = self._quarantine, None
             self._release(_Trial(held.table, held.fd, [held.canary], now_s), now_s)
         self._serve_behind()  # first: what is in force must not overtake what is tried
+        if self._trial is None and self._same_again(now_s):
+            self._number(self.newest)  # each trial has its own revision: whoever broke on it broke now
         if self._trial is None and self._waits() and self._may_begin(now_s):
             self._begin(now_s)
             self._serve_behind()
@@ -158,6 +163,9 @@ class Publisher:
         else:
             self._work.clear()
         self.on_step()
+
+    def _number(self, table: TableSnapshot) -> None:
+        self.newest = replace(table, revision=max(self._first, self.newest.revision) + 1)
 
     def _serve_behind(self) -> None:
         self._behind = [link for link in self._behind if not self._pass_on(link, self.released, self._fd)]
@@ -173,11 +181,11 @@ class Publisher:
         """Return whether there is a table that nobody has been given."""
         given = [self.released, self._first]
         given += [one.table.revision for one in (self._trial, self._quarantine) if one is not None]
-        return self.newest.revision > max(given) or self._same_again()
+        return self.newest.revision > max(given)
 
-    def _same_again(self) -> bool:
+    def _same_again(self, now_s: float) -> bool:
         held = self._quarantine
-        return held is not None and held.table is self.newest and self._clock() >= held.again_s
+        return held is not None and held.table is self.newest and now_s >= held.again_s
 
     def _may_begin(self, now_s: float) -> bool:
         held = self._quarantine
@@ -200,15 +208,23 @@ class Publisher:
         else:
             self._add_canary(self._trial, now_s)
 
-    def _add_canary(self, trial: _Trial, now_s: float, *, only_live: bool = False) -> None:
+    def _add_canary(self, trial: _Trial, now_s: float, *, only_live: bool = False) -> bool:
         besides = {canary.row for canary in trial.canaries}
-        while (
-            row := choose(self._board, turn=self._turn, besides=besides, now_s=now_s, only_live=only_live)
-        ) is not None:
+        while True:
+            row = choose(
+                self._board,
+                turn=self._turn,
+                besides=besides,
+                now_s=now_s,
+                only_live=only_live,
+                alive=self._alive,
+            )
+            if row is None:
+                return False
             canary = Canary(self._board, row, trial.table.revision, now_s=now_s, alive=self._alive)
             if self._pass_on(self._links[row], trial.table.revision, trial.fd):
                 trial.canaries.append(canary)
-                return
+                return True
             besides.add(row)  # its link is full: it has been standing still for long
 
     def _watch(self, trial: _Trial, now_s: float) -> None:
@@ -223,9 +239,11 @@ class Publisher:
         trial.canaries = [canary for canary, outcome in outcomes if outcome != "lost"]
         if not trial.canaries:
             self._turn += 1
-            self._add_canary(trial, now_s)
-        elif all(outcome == "late" for _, outcome in outcomes):
-            self._add_canary(trial, now_s)
+        if all(outcome in ("late", "lost") for _, outcome in outcomes):
+            if not self._add_canary(trial, now_s) and self._waits():
+                os.close(trial.fd)  # nobody takes it and nobody died of it: a newer one need not wait for it
+                self._trial = None
+                self.counts["superseded"] += 1
         elif not any(beats(self._board.head(canary.row), now_s) for canary in trial.canaries):
             self._add_canary(trial, now_s, only_live=True)
 
@@ -236,9 +254,9 @@ class Publisher:
         self._failures = 0
         self.in_force, self.released_s = trial.table, now_s
         self.counts["released"] += 1
-        given = {canary.row for canary in trial.canaries}
-        links = (link for row, link in enumerate(self._links) if row not in given)
-        self._behind = [self._supervisor, *links]
+        # The supervisor first: whom it starts from now on begins with this one. And who was tried too: if it
+        # has ended just now, its successor may have begun with the table before.
+        self._behind = [self._supervisor, *self._links]
 
     def _put_away(self, trial: _Trial, canary: Canary, outcome: Outcome, now_s: float) -> None:
         wait_s = min(_BACKOFF_S * 2**self._failures, _BACKOFF_MAX_S)
@@ -269,7 +287,7 @@ class Publisher:
         if self._acknowledged >= self.released or self._fd < 0:
             return
         live = [head for head in self._board.heads() if beats(head, now_s) and self._alive(head[sb.PID])]
-        if live and min(head[sb.REVISION] for head in live) >= self.released:
+        if not self._links or (live and min(head[sb.REVISION] for head in live) >= self.released):
             self._acknowledged = self.released
             self.counts["acknowledged"] += 1
             self.on_acknowledged(self.released)

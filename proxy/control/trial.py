@@ -1,8 +1,8 @@
 """One worker tries each new table before the others get it: who, and what came of it. Reads, never writes.
 
 A table that kills the worker that takes it must not kill them all. A worker says on the scoreboard which
-table it is taking, and which one its predecessor was taking when it ended: so a death that has nothing to do
-with the table is told apart from one that has.
+table it is taking, and which one it refused or its predecessor was taking when it ended: so a death that has
+nothing to do with the table is told apart from one that has. No two trials have the same revision.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ def beats(head: memoryview[int], now_s: float) -> bool:
 
 
 def choose(
-    board: Scoreboard, *, turn: int, besides: Collection[int], now_s: float, only_live: bool = False
+    board: Scoreboard,
+    *,
+    turn: int,
+    besides: Collection[int],
+    now_s: float,
+    only_live: bool = False,
+    alive: Callable[[int], bool] = is_alive,
 ) -> int | None:
     """Return the row of the worker to try a table next; None if there is none besides those.
 
@@ -62,7 +68,7 @@ def choose(
 
     def rank(row: int) -> int:
         head = board.head(row)
-        if not beats(head, now_s):
+        if not beats(head, now_s) or not alive(head[sb.PID]):
             return 2
         return 1 if head[sb.DRAINING] or not head[sb.ACCEPTING] else 0
 
@@ -86,8 +92,10 @@ class Canary:
         self._head = board.head(row)
         self._revision = revision
         self._alive = alive
-        self._pid = self._head[sb.PID]
-        self._rejected = self._head[sb.SNAPSHOTS_REJECTED]
+        pid = self._head[sb.PID]
+        self._former = pid  # of one that has ended; what waits in its link its successor takes first
+        self._pid = pid if pid and alive(pid) else 0  # 0: none yet
+        self._starts = self._head[sb.STARTS]
         self._beat = self._head[sb.HEARTBEAT_MS]
         self._looked_s = now_s
         self._still_s = 0.0
@@ -98,16 +106,18 @@ class Canary:
         head, revision = self._head, self._revision
         step_s, self._looked_s = min(now_s - self._looked_s, _STEP_S), now_s
         pid = head[sb.PID]
-        if pid != self._pid and not self._pid:
-            self._pid = pid  # it had not started yet: what waits in its link is the first thing that it takes
-            self._rejected = head[sb.SNAPSHOTS_REJECTED]
-        if pid != self._pid:
+        if not self._pid and pid != self._former:
+            self._pid = pid
+            if head[sb.BROKE_ON] == revision:
+                return "refused" if head[sb.STARTS] == self._starts + 1 else "killed"
+        if self._pid and pid != self._pid:
             return "killed" if head[sb.BROKE_ON] == revision else "lost"
-        if head[sb.REVISION] >= revision:
+        if self._pid and head[sb.REVISION] >= revision:
             return "taken"
-        if pid and not self._alive(pid):
-            return "killed" if head[sb.TAKING] == revision else "lost"
-        if head[sb.SNAPSHOTS_REJECTED] != self._rejected and head[sb.TAKING] != revision:
+        if self._pid and not self._alive(pid):
+            # In this order: a successor that begins meanwhile writes the second before it clears the first.
+            return "killed" if revision in (head[sb.TAKING], head[sb.BROKE_ON]) else "lost"
+        if self._pid and head[sb.BROKE_ON] == revision:
             return "refused"
         self._waited_s += step_s
         beat = head[sb.HEARTBEAT_MS]

@@ -65,7 +65,7 @@ UPSTREAM_EXTRA_BYTES: Final = 17  # responses with bytes behind their end
 UPSTREAM_UNSOLICITED: Final = 18  # kept backend connections that spoke without having been asked
 UPSTREAM_CLOSED: Final = 19  # kept backend connections that the backend closed
 TAKING: Final = 20  # gauge: the snapshot that this worker is about to route by; 0: none
-BROKE_ON: Final = 21  # the snapshot that the worker before this one was taking when it ended; 0: none
+BROKE_ON: Final = 21  # the snapshot that this worker refused, or the one before it was taking when it ended
 STALL_RESTART_MS: Final = 16  # ... `stall_restart_s` as this worker has them, for the supervisor
 PROXY_REFUSED: Final = 32  # [reason], connections without a PROXY header to believe
 TLS_HANDSHAKES: Final = 40  # that were completed
@@ -117,8 +117,8 @@ class Scoreboard:
         head[BROKE_ON] = head[TAKING]
         for gauge in _HEAD_GAUGES:
             head[gauge] = 0
-        head[PID] = pid
         head[STARTS] += 1
+        head[PID] = pid
 
     def begin_block(self, row: int, slot: int) -> memoryview[int]:
         """Return the block of *slot* for the worker of *row*, which calls this once before it counts.

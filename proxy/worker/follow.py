@@ -44,10 +44,14 @@ class Follower:
     def on_link(self) -> None:
         """Note what has come through the link."""
         newest = snapshots.receive_newest(self._link)
-        if newest is not None:
-            self._let_go()
-            self._number, self._waiting = newest
-            self._news.set()
+        if newest is None:
+            return
+        if newest[0] <= max(self._number, self._state.table.revision):
+            os.close(newest[1])  # in force by now, or overtaken by one that is tried
+            return
+        self._let_go()
+        self._number, self._waiting = newest
+        self._news.set()
 
     async def run(self) -> None:
         """Take what comes, until cancelled."""
@@ -58,8 +62,7 @@ class Follower:
                 try:
                     await spread(self._steps())
                 except Exception as exc:  # a mistake of ours: the table stays, and so does the worker
-                    self._state.head[sb.SNAPSHOTS_REJECTED] += 1
-                    self._state.head[sb.TAKING] = 0
+                    self._refuse()
                     record_bug(self._state, exc)
         finally:
             self._let_go()
@@ -68,6 +71,11 @@ class Follower:
         if self._waiting != _NONE:
             os.close(self._waiting)
             self._waiting = _NONE
+
+    def _refuse(self) -> None:
+        head = self._state.head
+        head[sb.SNAPSHOTS_REJECTED] += 1
+        head[sb.BROKE_ON], head[sb.TAKING] = head[sb.TAKING], 0
 
     def _steps(self) -> Steps[None]:
         """Route by the waiting snapshot, unless it is older than what we have or cannot be read."""
@@ -78,8 +86,7 @@ class Follower:
         try:
             snapshot = yield from self._decoder.file(fd)
         except snapshots.SnapshotError:
-            state.head[sb.SNAPSHOTS_REJECTED] += 1
-            state.head[sb.TAKING] = 0
+            self._refuse()
             return
         finally:
             os.close(fd)
