@@ -79,6 +79,7 @@ class Endpoint:
     release: str = ""  # ECS deployment id, else task definition revision
     started_at: float = 0.0  # Unix time; the newer start wins a claim on one ip:port
     version: int = 0  # the task's `version` counter: monotonic, not dense
+    stopping_at: float = 0.0  # Unix time at which the stop was ordered; 0: it was not, or nobody has said
 
     @property
     def key(self) -> BackendKey:
@@ -158,6 +159,7 @@ class EventStatus:
     missed: int = 0  # changes that no event has told of
     errors: Counter[str] = field(default_factory=Counter)  # by kind, as in DiscoveryError
     last_error: str = ""  # "" after a success
+    calls: Counter[str] = field(default_factory=Counter)  # of SQS and SNS, for all clusters of the queue
 
 
 @dataclass(slots=True)

@@ -76,6 +76,7 @@ def _row(
         release=task.started_by if task.started_by.startswith("ecs-svc/") else definition.short,
         started_at=task.started_at,
         version=task.version,
+        stopping_at=task.stopping_at,
     )
     if state != "ready":
         return Row(endpoint.key, endpoint, None, math.inf)

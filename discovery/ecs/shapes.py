@@ -97,6 +97,7 @@ class Task:
     stop_code: str = ""
     version: int = 0  # 0: not told
     started_at: float = 0.0
+    stopping_at: float = 0.0
     containers: tuple[Container, ...] = ()
     interfaces: tuple[str, ...] = ()  # addresses of its ENI attachments, IPv4 first
 
@@ -177,6 +178,7 @@ def task(raw: Json) -> Task:
         stop_code=_text(raw, "stopCode", arn, ""),
         version=_number(raw, "version", arn, 0),
         started_at=_instant(raw, "startedAt", arn),
+        stopping_at=_instant(raw, "stoppingAt", arn),
         containers=tuple(_container(c, arn) for c in _items(raw, "containers", arn)),
         interfaces=_interfaces(raw, arn),
     )

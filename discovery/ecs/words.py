@@ -64,6 +64,7 @@ def joined(old: Task | None, new: Task) -> Task:
         connectivity=late.connectivity or early.connectivity,
         stop_code=late.stop_code or early.stop_code,
         started_at=late.started_at or early.started_at,
+        stopping_at=late.stopping_at or early.stopping_at,
         interfaces=late.interfaces or early.interfaces,
         containers=_joined_containers(late, early),
     )

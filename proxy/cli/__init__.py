@@ -139,8 +139,9 @@ def check(config_file: str | None, as_json: bool) -> int:
 @_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.option("--service", metavar="NAME", help="Only this service.")
+@click.option("--told", is_flag=True, help="Say who has told of each task what, and when.")
 def table(
-    config_file: str | None, url: str | None, timeout_s: float, as_json: bool, service: str | None
+    config_file: str | None, url: str | None, timeout_s: float, as_json: bool, service: str | None, told: bool
 ) -> int:
     """Print which task answers where, as the running anyport has it."""
     from proxy.cli.show import print_table
@@ -152,7 +153,7 @@ def table(
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        print_table(rows)
+        print_table(rows, told=told)
     return 0
 
 

@@ -21,12 +21,16 @@ _COLUMNS: Final = (
     "release",
     "reason",
 )
+_PROVENANCE: Final = ("source", "told")
 _STYLES: Final = {"ready": "green", "draining": "yellow", "down": "red"}
 _ORDER: Final = {"ready": 0, "draining": 1, "down": 2}
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print *rows* of the admin API: coloured on a terminal, else aligned plain text."""
+def print_table(rows: Sequence[Mapping[str, Any]], *, told: bool = False) -> None:
+    """Print *rows* of the admin API: coloured on a terminal, else aligned plain text.
+
+    With *told* it also says where they come from.
+    """
     if not rows:
         click.echo("no task: the table is empty (`anyport status` says what each source knows)")
         return
@@ -38,13 +42,14 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             str(row.get("task_arn")),
         ),
     )
-    cells = [_cells(row) for row in ordered]
+    columns = (*_COLUMNS, *_PROVENANCE) if told else _COLUMNS
+    cells = [_cells(row, columns) for row in ordered]
     shown = [
         i
-        for i, name in enumerate(_COLUMNS)
+        for i, name in enumerate(columns)
         if name in ("service", "state", "address") or any(c[i] for c in cells)
     ]
-    _print([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in cells])
+    _print([columns[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
 
 def print_status(answer: Any) -> None:  # noqa: ANN401 - JSON of any shape
@@ -53,7 +58,7 @@ def print_status(answer: Any) -> None:  # noqa: ANN401 - JSON of any shape
         click.echo(line)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     task = str(row.get("task_arn", "")).rpartition("/")[2]
     container = str(row.get("container", ""))
     port = row.get("container_port")
@@ -61,8 +66,14 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         **row,
         "task": task[:8] if len(task) == 32 else task,  # enough to tell tasks of one cluster apart
         "container": f"{container}:{port}" if port else container,
+        "told": _told(row.get("told")),
     }
-    return [printable(str(values.get(name) or "")) for name in _COLUMNS]
+    return [printable(str(values.get(name) or "")) for name in columns]
+
+
+def _told(words: Any) -> str:  # noqa: ANN401 - JSON of any shape
+    found = [word for word in words if isinstance(word, dict)] if isinstance(words, list) else []
+    return "; ".join(f"{word.get('by')}: {word.get('what')} ({word.get('at')})" for word in found)
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from discovery.model import EVENT_AGES_S
 from proxy import native
 from proxy.control import status as control_status
+from proxy.control.histogram import Histogram
 from proxy.control.status import Status
 from proxy.errors import ERRORS
 from proxy.link import scoreboard as at
@@ -53,6 +54,7 @@ class _Collector(Collector):
         yield from _discovery(self._status, self._clock(), self._wall())
         yield from _events(self._status, self._clock())
         yield from _fleet(self._status, self._clock())
+        yield from _latency(self._status)
         yield from _own(self._status)
 
 
@@ -227,6 +229,12 @@ def _discovery(status: Status, now_s: float, wall_s: float) -> Iterator[Metric]:
             errors.add_metric([source.name, kind], count)
         for operation, count in sorted(source.status.calls.items()):
             calls.add_metric([source.name, operation], count)
+    # Several clusters may share one queue: its calls are counted once.
+    queues = {
+        id(events.calls): events.calls for s in status.sources if (events := s.status.events) is not None
+    }
+    for operation, count in sorted(sum(queues.values(), Counter[str]()).items()):
+        calls.add_metric(["events", operation], count)
     yield from (age, last, refreshes, errors, calls)
     yield _alone("discovery_problems", "Mistakes in labels or config that keep something out of the table.",
                  len(status.problems))  # fmt: skip
@@ -277,6 +285,21 @@ def _fleet(status: Status, now_s: float) -> Iterator[Metric]:
         peers.add_metric([source.name], fleet.peers)
         changes.add_metric([source.name], fleet.changes)
     yield from (leader, age, peers, changes)
+
+
+def _latency(status: Status) -> Iterator[Metric]:
+    yield _durations("task_start_to_routable", "From a task's start to its first table.", status.routable)
+    yield _durations("task_stop_to_quiet", "From a stop to the table with nothing new for it.", status.quiet)
+    stale = _gauge("source_stale", "1 while what a source knows is old.", "source")
+    for source in status.sources:
+        stale.add_metric([source.name], float(source.name in status.stale))
+    yield stale
+
+
+def _durations(name: str, text: str, found: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"anyport_{name}_seconds", text, buckets=found.buckets(), sum_value=found.sum_s
+    )
 
 
 def _own(status: Status) -> Iterator[Metric]:

@@ -22,6 +22,7 @@ from proxy.control.changes import changes
 from proxy.control.doubts import Doubts
 from proxy.control.health.check import Target, target
 from proxy.control.health.schedule import CheckId, Monitor
+from proxy.control.latency import Latency
 from proxy.control.publish import Publisher
 from proxy.control.slots import Slots
 from proxy.control.status import Status, confirmed_s
@@ -55,6 +56,7 @@ class ControlPlane:
         inherited: TableSnapshot,
         build: Callable[[Config], tuple[Source, ...]] = sources.build,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
@@ -62,6 +64,7 @@ class ControlPlane:
         self._group = group
         self._build = build
         self._clock = clock
+        self._wall_clock = wall_clock
         self._sleep = sleep
         self._base = inherited
         self._composer = compose.Composer(
@@ -90,6 +93,9 @@ class ControlPlane:
             checks=self._monitor.results,
             foreign=self._monitor.foreign,
         )
+        self._latency = Latency(self.status.routable, self.status.quiet, wall_clock=wall_clock)
+        self._heard_s: float | None = None  # when the first news came that are in no table yet
+        self._publisher.on_acknowledged = lambda _: self._latency.acknowledged(self._publisher.in_force)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -203,6 +209,7 @@ class ControlPlane:
         self._since_s = self._clock()
         self.status.sources = built
         self.status.pending = frozenset(source.name for source in built)
+        self._latency.begin_anew(self.status.pending)
         self._watching = [
             self._group.create_task(self._follow(source, self._table), name=f"follow {source.name}")
             for source in built
@@ -224,6 +231,8 @@ class ControlPlane:
 
     def _learn(self, table: BackendTable, snapshot: Snapshot) -> None:
         table.apply(snapshot)
+        if self._heard_s is None:
+            self._heard_s = self._wall_clock()
         if snapshot.complete:
             self.status.pending -= {snapshot.source}
         self._changed.set()
@@ -241,7 +250,7 @@ class ControlPlane:
 
     def _publish(self) -> None:
         facts = self._table.snapshot
-        self._known_stale = self._stale()
+        self._known_stale = self.status.stale = self._stale()
         known = compose.Knowledge(
             facts=facts,
             suspended=self._table.suspended,
@@ -250,8 +259,11 @@ class ControlPlane:
             stale=self._known_stale,
             tls=self._backend_files.settings(facts.services),
         )
-        for service in self._composer.learn(known, self._base):
+        changed = self._composer.learn(known, self._base)
+        for service in changed:
             self._watch(service, known)
+        heard_s, self._heard_s = self._heard_s or self._wall_clock(), None
+        self._latency.learn(changed, facts.by_service, heard_s=heard_s, pending=known.pending)
         self._report(facts.problems)
         touched, self._touched = self._touched, set()
         table = self._composer.table(

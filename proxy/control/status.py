@@ -13,6 +13,7 @@ from discovery.static import StaticSource
 from discovery.whoami import Whoami
 from proxy.control.certificates import Expiry
 from proxy.control.compose import state
+from proxy.control.histogram import Histogram
 from proxy.link import scoreboard
 from proxy.link.scoreboard import Scoreboard
 from proxy.link.snapshots import EMPTY, BackendRow, TableSnapshot
@@ -52,9 +53,12 @@ class Status:
     counts: Counts = field(default_factory=Counts)
     sources: Sequence[Source] = ()
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
+    stale: frozenset[str] = frozenset()  # sources whose knowledge is old
     problems: tuple[Problem, ...] = ()
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (service, result)
     foreign: Counter[str] = field(default_factory=Counter)  # by service: answers of somebody else
+    routable: Histogram = field(default_factory=Histogram)  # from a task's start
+    quiet: Histogram = field(default_factory=Histogram)  # from the order to stop it
     certificates: Sequence[Expiry] = ()
     draining: bool = False
     reloads: Counter[str] = field(default_factory=Counter)  # by "success" or "failure"

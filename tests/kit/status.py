@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from discovery.model import Snapshot, SourceStatus
+from discovery.model import Snapshot, SourceStatus, Told
 from proxy.control.status import Status
 from proxy.link import scoreboard
 from proxy.link.scoreboard import Scoreboard
@@ -20,6 +20,7 @@ class FakeSource:
     def __init__(self, name: str, status: SourceStatus) -> None:
         self.name = name
         self.status = status
+        self.words: dict[str, Sequence[Told]] = {}  # by task
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         yield Snapshot(source=self.name)
@@ -27,6 +28,9 @@ class FakeSource:
 
     def hurry(self, task_arn: str = "") -> None:
         """Nothing to look at."""
+
+    def told(self, task_arn: str) -> Sequence[Told]:
+        return self.words.get(task_arn, ())
 
 
 def a_row(task: str, **more: object) -> BackendRow:

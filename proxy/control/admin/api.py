@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
+from discovery.model import Source
 from proxy.control import status as control_status
 from proxy.control.admin.guard import guard
 from proxy.control.admin.server import answer, plain_errors
@@ -16,8 +18,9 @@ from proxy.control.status import Status
 from proxy.link.snapshots import TableSnapshot
 
 
-def table_rows(table: TableSnapshot) -> list[dict[str, Any]]:
-    """Return the table as `anyport table --json` prints it."""
+def table_rows(table: TableSnapshot, sources: Iterable[Source] = ()) -> list[dict[str, Any]]:
+    """Return the table as `anyport table --json` prints it; *sources* say where they have it from."""
+    by_name = {source.name: source for source in sources}
     return [
         {
             "service": row.service,
@@ -31,9 +34,22 @@ def table_rows(table: TableSnapshot) -> list[dict[str, Any]]:
             "instance": row.instance,
             "release": row.release,
             "revision": table.revision,
+            "source": row.source,
+            "told": _told(by_name.get(row.source), row.task_arn),
         }
         for row in table.backends
     ]
+
+
+def _told(source: Source | None, task_arn: str) -> list[dict[str, str]]:
+    """Return who has said what about a task, newest first; nothing of a source that is asked no more."""
+    if source is None:
+        return []
+    return [{"by": word.by, "what": word.what, "at": _iso(word.at_s)} for word in source.told(task_arn)]
+
+
+def _iso(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def admin_app(
@@ -42,7 +58,7 @@ def admin_app(
     """Return the application behind `[admin] address`. A reload may change what *token* returns."""
 
     async def table(_: web.Request) -> web.Response:
-        return answer(table_rows(status.table))
+        return answer(table_rows(status.table, status.sources))
 
     async def overview(_: web.Request) -> web.Response:
         found = control_status.readiness(status, clock())

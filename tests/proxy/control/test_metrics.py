@@ -155,12 +155,15 @@ def test_what_comes_by_a_queue_of_events(status: Status) -> None:
         gaps=1,
         missed=2,
         errors=Counter(denied=5),
+        calls=Counter(ReceiveMessage=7),
     )
     found = families(status)
     assert values(found["anyport_events"]) == {
         ("anyport_events_total", "task", "ecs:prod"): 4.0,
         ("anyport_events_total", "unknown", "ecs:prod"): 1.0,
     }
+    calls = values(found["anyport_aws_api_calls"])
+    assert calls["anyport_aws_api_calls_total", "ReceiveMessage", "events"] == 7.0
     assert values(found["anyport_events_fresh"]) == {("anyport_events_fresh", "ecs:prod"): 1.0}
     assert values(found["anyport_events_queue_age_seconds"]) == {
         ("anyport_events_queue_age_seconds", "ecs:prod"): 3.0
@@ -193,3 +196,23 @@ def test_who_leads_a_fleet_and_how_old_that_is_which_the_others_know(status: Sta
     found = families(status)
     assert values(found["anyport_fleet_leader"]) == {("anyport_fleet_leader", "ecs:prod"): 0.0}
     assert values(found["anyport_fleet_age_seconds"]) == {("anyport_fleet_age_seconds", "ecs:prod"): 3.5}
+
+
+def test_durations_from_start_and_stop_and_what_is_stale(status: Status) -> None:
+    status.routable.observe(0.3)
+    status.routable.observe(600)
+    status.quiet.observe(0.02)
+    found = families(status)
+    start = values(found["anyport_task_start_to_routable_seconds"])
+    name = "anyport_task_start_to_routable_seconds"
+    assert start[f"{name}_bucket", "0.25"] == 0
+    assert start[f"{name}_bucket", "0.5"] == start[f"{name}_bucket", "60"] == 1
+    assert start[f"{name}_bucket", "+Inf"] == start[f"{name}_count",] == 2
+    assert start[f"{name}_sum",] == 600.3
+    assert (
+        values(found["anyport_task_stop_to_quiet_seconds"])["anyport_task_stop_to_quiet_seconds_sum",] == 0.02
+    )
+
+    assert values(found["anyport_source_stale"]) == {("anyport_source_stale", "ecs:prod"): 0.0}
+    status.stale = frozenset({"ecs:prod"})
+    assert values(families(status)["anyport_source_stale"]) == {("anyport_source_stale", "ecs:prod"): 1.0}

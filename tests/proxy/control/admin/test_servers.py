@@ -6,12 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from discovery.identity import Identity
+from discovery.model import Told
 from discovery.whoami import Whoami
 from proxy.control.admin.api import admin_app
 from proxy.control.admin.public import public_app
@@ -19,7 +21,7 @@ from proxy.control.admin.server import plain_errors, serving
 from proxy.control.drained import Drains
 from proxy.control.metrics import registry
 from proxy.control.status import Status
-from tests.kit.status import NOW_S, a_status
+from tests.kit.status import NOW_S, FakeSource, a_status
 
 
 @asynccontextmanager
@@ -72,15 +74,28 @@ async def test_metrics_speak_the_format_that_is_asked_for(accept: str, content_t
 
 @pytest.mark.asyncio
 async def test_the_table_has_the_promised_fields() -> None:
-    app = admin_app(a_status(), lambda: "", clock=lambda: NOW_S)
+    status = a_status()
+    (source,) = status.sources
+    assert isinstance(source, FakeSource)
+    source.words["a"] = (Told("events", "RUNNING, version 3", 1_767_323_045.5), Told("api", "PENDING", 0.0))
+    rows = [replace(row, source="ecs:prod") for row in status.table.by_service["web"][:2]]
+    rows += [replace(row, source="ecs:former") for row in status.table.by_service["web"][2:]]
+    status.table = replace(status.table, by_service={"web": tuple(rows)})
+    app = admin_app(status, lambda: "", clock=lambda: NOW_S)
     async with served(app) as (session, url), session.get(f"{url}/api/v1/table") as answer:
         first, second, third = await answer.json()
 
     assert first == {
         "service": "web", "task_arn": "a", "container": "app", "container_port": 80,
         "address": "10.0.0.1:32768", "state": "ready", "reason": "", "zone": "", "instance": "",
-        "release": "", "revision": 5,
+        "release": "", "revision": 5, "source": "ecs:prod",
+        "told": [
+            {"by": "events", "what": "RUNNING, version 3", "at": "2026-01-02T03:04:05.500Z"},
+            {"by": "api", "what": "PENDING", "at": "1970-01-01T00:00:00.000Z"},
+        ],
     }  # fmt: skip
+    assert second["told"] == []
+    assert (third["source"], third["told"]) == ("ecs:former", []), "a source that is asked no more"
     assert (second["state"], second["reason"]) == ("draining", "task is stopping")
     assert (third["state"], third["reason"]) == ("down", "health check: HTTP 503")
 
