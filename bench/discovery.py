@@ -78,13 +78,12 @@ def cold(definitions: int, health: str, steady_s: int, changes: int) -> dict[str
                 "calls": str(sum(used.values())),
                 "throttled": f"{_metric(anyport, 'anyport_discovery_errors_total'):.0f}",
                 "CPU": f"{_metric(anyport, 'process_cpu_seconds_total'):.1f} s",
-                "RSS": f"{_rss_mib(anyport):.0f} MiB",
             }
             if steady_s:
-                result |= _steady(anyport, url, steady_s)
+                result |= _steady(url, steady_s)
             if changes:
                 result |= _changes(anyport, url, changes)
-            return result
+            return result | {"RSS": f"{_rss_mib(anyport):.0f} MiB"}
 
 
 def _until_loaded(anyport: Anyport) -> float:
@@ -99,7 +98,7 @@ def _until_loaded(anyport: Anyport) -> float:
     raise click.ClickException(f"no table within three minutes:\n{anyport.log[-2000:]}")
 
 
-def _steady(anyport: Anyport, url: str, seconds: int) -> dict[str, str]:
+def _steady(url: str, seconds: int) -> dict[str, str]:
     """Count calls while ten tasks a minute change, once events are trusted."""
     _change(url)
     time.sleep(15)  # a poll after the first events, and they are trusted
@@ -134,7 +133,7 @@ def _changes(anyport: Anyport, url: str, count: int) -> dict[str, str]:
 
     length_s = count * 0.1
     idle_s = over(length_s, 0)
-    return {"CPU of a change": f"{(over(length_s, count) - idle_s) / count * 1000:.1f} ms"}
+    return {"CPU for a task replaced": f"{(over(length_s, count) - idle_s) / count * 1000:.1f} ms"}
 
 
 def _calls(url: str) -> dict[str, int]:

@@ -18,6 +18,7 @@ _POLL_S_PER_CALL: Final = 60.0
 _DEPLOYMENT_S_PER_CALL: Final = 1.0
 _HURRY_S_PER_CALL: Final = 0.5
 _COSTLY: Final = 50  # calls of a poll, from which on an audit is worth being made before it
+_LARGE_S_PER_CALL: Final = 0.1  # a large cluster is not polled more often than its account can bear
 
 Job = Literal["poll", "audit", "look"]
 
@@ -86,11 +87,13 @@ class Pace:
         """Return how old a complete answer gets, if all goes well, before the next one replaces it."""
         if eased:
             return self._audit_every_s(deploying=False) + self.audit_calls
-        return self.interval_s + self.poll_took_s
+        return self._poll_every_s(eased=False) / self.jitter + self.poll_took_s
 
     def _poll_every_s(self, *, eased: bool) -> float:
         if eased:
             return max(_POLL_EVERY_S, _POLL_S_PER_CALL * self.poll_calls) * self.jitter
+        if self.poll_calls >= _COSTLY:
+            return max(self.interval_s, _LARGE_S_PER_CALL * self.poll_calls) * self.jitter
         return self.interval_s * self.jitter
 
     def _audit_every_s(self, *, deploying: bool) -> float:

@@ -33,6 +33,7 @@ def test_first_of_all_everything() -> None:
         (paced(), {}, ("poll", 1005.0)),
         (paced(jitter=0.8), {}, ("poll", 1004.0)),
         (paced(ended_s=1030.0), {}, ("poll", 1030.5)),  # never without a pause
+        (paced(**TEN_THOUSAND_TASKS), {}, ("poll", 1020.6)),
         (paced(), {"hurried": True}, ("poll", 1001.5)),
         (paced(), {"in_doubt": True, "hurried": True}, ("poll", 1001.5)),  # which looks at it as well
         (paced(), {"eased": True}, ("audit", 1060.0)),
