@@ -121,6 +121,16 @@ def test_every_metric_is_in_the_table_and_no_other() -> None:
     assert documented == exposed
 
 
+def test_every_alert_is_in_the_table_and_no_other() -> None:
+    rules = (ROOT / "deploy" / "prometheus-rules.yml").read_text()
+    found = re.findall(r"- alert: (\w+)\n +expr: (.+)\n(?: +for: (\w+)\n)?", rules)
+    assert len(found) == rules.count("- alert:")
+    rows = re.findall(
+        r"^\| (Anyport\w+) \| `(.+?)`(?: for (\w+))? \|", TEXTS["docs/operations.md"], re.MULTILINE
+    )
+    assert rows == found
+
+
 def test_every_metric_in_an_alert_exists() -> None:
     text = TEXTS["docs/operations.md"]
     documented = set(re.findall(r"^\| `(anyport_\w+)` \|", text, re.MULTILINE))
