@@ -305,6 +305,18 @@ def _durations(name: str, text: str, found: Histogram) -> HistogramMetricFamily:
 def _own(status: Status) -> Iterator[Metric]:
     yield _alone("table_published_revision", "Revision of the newest table.", status.table.revision)
     yield _alone("table_loaded", "1 once every source has answered.", float(status.table.loaded))
+    yield _alone(
+        "table_quarantined", "1 while there is a table that is not used.", float(bool(status.quarantine))
+    )
+    tables = _counter("snapshots", "Tables by what became of them.", "result")
+    for result in ("sent", "superseded", "released", "acknowledged"):
+        tables.add_metric([result], status.tables[result])
+    yield tables
+    yield CounterMetricFamily(
+        "anyport_snapshots_quarantined",
+        "Tables that killed or stopped a worker, or that it could not take.",
+        value=status.tables["quarantined"],
+    )
     reloads = _counter("config_reloads", "Reloads of the configuration.", "result")
     for result in ("success", "failure"):
         reloads.add_metric([result], status.reloads[result])

@@ -72,6 +72,7 @@ def admin_app(
                 "self": control_status.ourselves(status),
                 "ready": found["ready"],
                 "reasons": found["reasons"],
+                "quarantine": found["table"]["quarantine"],
                 "services": services,
                 "sources": found["sources"],
                 "workers": found["workers"],

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.control.publish import Publisher
 from proxy.link import scoreboard as sb
 from proxy.link import snapshots
 from proxy.link.snapshots import EMPTY
@@ -57,14 +58,14 @@ async def test_revisions_rise_from_the_highest_known_and_equal_tables_are_not_se
 @pytest.mark.asyncio
 async def test_a_successor_counts_on_from_what_was_only_tried(cell: int) -> None:
     """The supervisor never had that table; a worker has it, or would pass over one of the same revision."""
-    one = World(2)
-    one.board.head(1)[cell] = 9
-    publisher = type(one.publisher)(
-        one.near, supervisor=one.near[0], board=one.board, inherited=EMPTY, alive=lambda _: True
-    )
-    publisher.publish(GOOD)
-    assert publisher.newest.revision == 10
-    publisher.close()
+    async with world() as w:
+        w.board.head(1)[cell] = 9
+        successor = Publisher(
+            w.near, supervisor=w.near[0], board=w.board, inherited=EMPTY, alive=lambda _: True
+        )
+        successor.publish(GOOD)
+        assert successor.newest.revision == 10
+        successor.close()
 
 
 @pytest.mark.asyncio
