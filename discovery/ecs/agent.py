@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import aiohttp
@@ -48,7 +48,8 @@ class AgentError(Exception):
 class AgentFeed:
     """Tells *ledger* what the agent of this instance sees, if the instance is of *cluster* (name or ARN).
 
-    *setting* is "auto", or the URL where the agent is to be asked.
+    *setting* is "auto", or the URL where the agent is to be asked. `tell(arns)` is told of tasks that have
+    just been seen to start or to stop.
     """
 
     name = "agent"
@@ -63,6 +64,7 @@ class AgentFeed:
         region: str = "",
         account: str = "",
         setting: str = "auto",
+        tell: Callable[[Collection[str]], None] = lambda arns: None,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +75,7 @@ class AgentFeed:
         self._region = region
         self._account = account
         self._setting = setting
+        self._tell = tell
         self._interval_s = interval_s
         self._clock = clock
         self._hurry = asyncio.Event()
@@ -205,7 +208,8 @@ class AgentFeed:
 
     def _hear(self, body: bytes) -> None:
         assert self._reader is not None
-        ledger, before = self._ledger, self._ledger.revision
+        ledger, before, urgent = self._ledger, self._ledger.revision, self._ledger.urgent
+        states = self._states()
         if self._reader.same(body) and before == self._revision:
             ledger.hear_agent_again(self._instance.instance_arn, by=self.name)
         else:  # also when only others have said something, which the agent may contradict
@@ -214,11 +218,21 @@ class AgentFeed:
             self._groups.see(ledger.task(arn) for arn in ledger.on_instance(self._instance.instance_arn))
         self._hear_of_machine()
         undescribed = self._undescribed.keys()
+        urgent = ledger.urgent - urgent
+        after = self._states()
         self._presume()
         self._revision = ledger.revision
         # A task that is to be described changes nothing yet, but somebody has to ask.
-        if self._revision != before or self._undescribed.keys() - undescribed:
+        if self._revision != before or self._undescribed.keys() - undescribed or urgent:
             self._heard()
+        started = {key for kind, key in urgent if kind == "task"}
+        if turned := started | {arn for arn, state in states.items() if after.get(arn) != state}:
+            self._tell(turned)
+
+    def _states(self) -> dict[str, tuple[str, str]]:
+        here = self._ledger.on_instance(self._instance.instance_arn)
+        tasks = [task for arn in here if (task := self._ledger.task(arn)) is not None]
+        return {task.arn: (task.last_status, task.desired_status) for task in tasks}
 
     def _presume(self) -> None:
         """Give the tasks that nobody describes to the service they must belong to."""

@@ -91,6 +91,9 @@ class EcsCluster:
         self.listeners: list[Callable[[], None]] = []  # called after each change, and each confirmation
         # Whether the proxy we follow looks at a task for us, so that not each of a fleet asks the API.
         self.pass_on: Callable[[str], bool] = lambda task_arn: False
+        # The same for tasks that an agent has seen start or stop, and for what EC2 announces of an instance.
+        self.pass_seen: Callable[[Collection[str]], bool] = lambda task_arns: False
+        self.pass_notice: Callable[[str, str], None] = lambda ec2_id, notice: None
         self._follows = False  # another proxy has answered, and tells us all
         self._stale_after_s: float | None = None  # as the proxy we follow has it
         self.poller = ApiPoller(
@@ -157,6 +160,17 @@ class EcsCluster:
         """Return who has said what about a task, newest first; () for one this cluster does not know."""
         return self.ledger.told(task_arn)
 
+    def hear_seen(self, task_arns: Collection[str]) -> None:
+        """Take it that the agent of another instance has seen these tasks start or stop."""
+        if not self.pass_seen(task_arns):
+            self.describe(task_arns)
+
+    def hear_notice(self, ec2_id: str, notice: str) -> None:
+        """Take it that EC2 announces this of another instance; "" takes a notice back."""
+        self.ledger.hear_notice(ec2_id, notice)
+        self.pass_notice(ec2_id, notice)
+        self.heard()
+
     # -- for its feeds -----------------------------------------------------------------------------
 
     def heard(self, *, complete: bool = False, asked_s: float | None = None) -> None:
@@ -182,6 +196,14 @@ class EcsCluster:
     def doubt(self, task_arns: Collection[str]) -> None:
         """Have it found out whether these tasks still are."""
         self.poller.doubt(task_arns)
+
+    def tell_seen(self, task_arns: Collection[str]) -> None:
+        """Have the proxy we follow look at tasks that our own agent has seen start or stop."""
+        self.pass_seen(task_arns)  # who leads has told its followers by saying it to the ledger
+
+    def tell_notice(self, ec2_id: str, notice: str) -> None:
+        """Have the proxy we follow know what EC2 announces of our own instance."""
+        self.pass_notice(ec2_id, notice)
 
     def lead(self) -> None:
         """Ask the API: nobody else does it for us."""

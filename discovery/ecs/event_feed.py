@@ -74,7 +74,7 @@ class EventsFeed:
         self._audit_at_s: float | None = None
         self._audited = 0  # revision of the ledger
         self._deployments: dict[str, tuple[float, bool]] = {}  # id to when, and whether it goes on
-        self.status = EventStatus(last_error="no answer of the queue yet")
+        self.status = EventStatus(last_error="no answer of the queue yet", calls=queue.api.calls)
         status.events = self.status
 
     # -- as a feed -------------------------------------------------------------------------------

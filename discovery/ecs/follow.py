@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -27,14 +27,14 @@ log = logging.getLogger("anyport.discovery.ecs")
 
 PATH: Final = "/fleet/v1/ledger/"
 
-_WAIT_S: Final = 5.0  # a leader that has vanished without a word is missed this and `_SILENCE_S` later
-_SILENCE_S: Final = 2.0
+_WAIT_S: Final = 2.0  # a leader that has vanished without a word is missed this and `_SILENCE_S` later
+_SILENCE_S: Final = 1.5
 _LOOK_S: Final = 1.0  # for a short answer
 _TICK_S: Final = 1.0  # between two looks at who there is, while we lead
 _FIND_AGAIN_S: Final = 10.0
 _PAUSE_S: Final = 0.02  # between two answers: what changes together is told together
-_DOUBT_S: Final = 0.1  # between two times that doubts are passed on
-DOUBTS: Final = 20  # tasks in one of them
+_NEWS_S: Final = 0.1  # between two times that we tell our leader something
+NEWS: Final = 20  # things told at once
 _CHAIN: Final = 16  # proxies in a row; more are taken for a circle
 _BATCHES: Final = (3, 8, 32)  # candidates asked at once, the oldest first
 _IN_THREAD_BYTES: Final = 16 << 10
@@ -84,6 +84,7 @@ class Follower:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self.status = status.fleet = FleetStatus()
+        self._notices: dict[str, str] = {}  # what EC2 announces, as we have told it or are to tell it
         self._forget()
 
     def _forget(self) -> None:
@@ -93,8 +94,9 @@ class Follower:
         self._role: str | None = None  # whom we follow, "" while we lead, None before that is decided
         self._unknown: set[str] = set()  # tasks that our leader does not know, at `_unknown_s`
         self._unknown_s = 0.0
-        self._doubts: set[str] = set()  # tasks that our leader is to look at
-        self._doubted = asyncio.Event()
+        self._news: set[tuple[str, str]] = set()  # what our leader is to be told: parameter and value
+        self._some_news = asyncio.Event()
+        self._owed: set[tuple[str, str]] = set()  # and what it could not be told
         self._find_again_s = self._clock() + _FIND_AGAIN_S
 
     def hurry(self) -> None:
@@ -104,7 +106,7 @@ class Follower:
         """Follow or lead until cancelled."""
         self._forget()
         async with peer_session() as session, asyncio.TaskGroup() as group:
-            group.create_task(self._pass_doubts_on(session), name="fleet: doubts")
+            group.create_task(self._tell_leader(session), name="fleet: tell the leader")
             await self._find_others()
             while True:
                 leader = await self._elect(session)
@@ -117,33 +119,47 @@ class Follower:
 
     def pass_on(self, task_arn: str) -> bool:
         """Have our leader look at a task that is in doubt; False if there is none that could."""
+        return self._pass([("doubt", task_arn)])
+
+    def pass_seen(self, task_arns: Collection[str]) -> bool:
+        """Have our leader look at tasks that an agent has seen start or stop; False if we have none."""
+        return self._pass([("seen", arn) for arn in task_arns])
+
+    def pass_notice(self, ec2_id: str, notice: str) -> None:
+        """Have our leader know what EC2 announces of an instance, and whoever leads us later."""
+        self._notices[ec2_id] = notice
+        self._pass([("notice", f"{ec2_id} {notice}")])
+
+    def _pass(self, news: Iterable[tuple[str, str]]) -> bool:
         if not self._role:
             return False
-        self._doubts.add(task_arn)
-        self._doubted.set()
+        self._news.update(news)
+        self._some_news.set()
         return True
 
-    async def _pass_doubts_on(self, session: aiohttp.ClientSession) -> None:
+    async def _tell_leader(self, session: aiohttp.ClientSession) -> None:
         while True:
-            await self._doubted.wait()
-            self._doubted.clear()
-            doubts, self._doubts = sorted(self._doubts), set()
-            for start in range(0, len(doubts), DOUBTS):
-                await self._pass_some_on(session, doubts[start : start + DOUBTS])
-            await self._sleep(_DOUBT_S)
+            await self._some_news.wait()
+            self._some_news.clear()
+            news, self._news = sorted(self._news), set()
+            for start in range(0, len(news), NEWS):
+                await self._tell_some(session, news[start : start + NEWS])
+            await self._sleep(_NEWS_S)
 
-    async def _pass_some_on(self, session: aiohttp.ClientSession, doubts: Sequence[str]) -> None:
+    async def _tell_some(self, session: aiohttp.ClientSession, news: Sequence[tuple[str, str]]) -> None:
         leader = next((peer for peer in self.fleet.others() if peer.task_arn == self._role), None)
         try:
             if leader is None:
                 raise PeerError("nobody is followed any more")
-            asked = "&".join(f"doubt={quote(arn, safe='')}" for arn in doubts)
+            said = "&".join(f"{what}={quote(value, safe='')}" for what, value in news)
             await ask(
-                session, self.fleet.key, leader, f"{self._target}?{asked}",
+                session, self.fleet.key, leader, f"{self._target}?{said}",
                 method="HEAD", within_s=_LOOK_S, wall_clock=self._wall_clock,
             )  # fmt: skip
         except PeerError:
-            self._doubt(doubts)
+            self._owed.update(item for item in news if item[0] == "notice")
+            if doubts := [arn for what, arn in news if what == "doubt"]:
+                self._doubt(doubts)
 
     async def _find_others(self) -> None:
         if self._find is None:
@@ -249,6 +265,11 @@ class Follower:
         self.status.heard_s, self.status.age_s, self.status.last_error = now_s, age_s, ""
         self.share.chain = (leader.task_arn, *_chain(answer.word))
         self._take(leader.task_arn)
+        if whole:  # it knows nothing from us, or not any more
+            self._owed = {("notice", f"{ec2_id} {notice}") for ec2_id, notice in self._notices.items()}
+        if self._owed:
+            self._pass(self._owed)
+            self._owed = set()
         stale_after_s = _seconds(answer.word.get("stale_after_s"))
         self._follow(None if stale_after_s is None else stale_after_s + _WAIT_S)
         asked_s = now_s - age_s

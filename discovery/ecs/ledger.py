@@ -94,6 +94,19 @@ class Ledger(Places):
                 found[arn] = (entry.instance_arn, entry.sighting)
         return found
 
+    @property
+    def urgent(self) -> set[tuple[str, str]]:
+        """What those tasks wait for, as (kind, key), that run according to an agent."""
+        running = (
+            arn
+            for instance_arn in self._agents
+            for arn in self.on_instance(instance_arn)
+            if (sighting := self._entries[arn].sighting) is not None
+            and sighting.known_status == "RUNNING"
+            and sighting.desired_status != "STOPPED"
+        )
+        return set[tuple[str, str]]().union(*map(self._waiting.of, running))
+
     def task(self, arn: str) -> Task | None:
         """Return a task as it is to be seen, None if it is gone or was never described."""
         entry = self._entries.get(arn)

@@ -115,6 +115,14 @@ def hear(ledger: Ledger, facts: Facts, *, by: str) -> Iterator[None]:
     yield
 
 
+def read_notice(text: str) -> Notice | None:
+    """Return the notice that "<EC2 id> <text>" is, None if that makes no sense."""
+    ec2_id, _, said = text.partition(" ")
+    if not _EC2_ID.fullmatch(ec2_id) or len(said) > _TEXT_CHARACTERS:
+        return None
+    return Notice(ec2_id=ec2_id, notice=said)
+
+
 # --- JSON -----------------------------------------------------------------------------------------
 
 

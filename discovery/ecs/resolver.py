@@ -31,7 +31,8 @@ class Resolver:
 
     So a definition is known when its first task is still PENDING. The definitions that most tasks wait
     for come first. What fails is asked again, ever later; `failed` is told of each error. While `patient()`,
-    another proxy asks in our stead, and gets some time to tell.
+    another proxy asks in our stead, and gets some time to tell; not of a task that our own agent sees
+    running, of which we are the first to know.
     """
 
     name: Final = "resolver"
@@ -69,10 +70,11 @@ class Resolver:
 
     def _forget(self) -> None:
         self._calls: Counter[str] = Counter()  # under way, by kind
-        self._held: dict[str, set[str]] = {kind: set() for kind in self._asks}  # asked, or to wait
+        self._held: dict[str, set[str]] = {kind: set() for kind in self._asks}  # asked, or put off
         self._failures: Counter[str] = Counter()  # in a row, by kind
         self._paused: Counter[str] = Counter()  # kinds for which asking has no use for a while
-        self._waited: dict[str, set[str]] = {kind: set() for kind in self._asks}  # for another to tell
+        self._awaited: dict[str, set[str]] = {kind: set() for kind in self._asks}  # from another, now
+        self._waited: dict[str, set[str]] = {kind: set() for kind in self._asks}  # and in vain
 
     def wake(self) -> None:
         """Look at what the ledger lacks now."""
@@ -105,26 +107,29 @@ class Resolver:
                 self._woken.clear()
 
     def _start(self, group: asyncio.TaskGroup) -> None:
-        wants = self._ledger.wants()
+        wants, patient = self._ledger.wants(), self._patient()
+        urgent = self._ledger.urgent if patient else set()
         for kind, keys in (
             ("task", wants.tasks | self._doubtful.keys()),
             ("definition", wants.definitions),
             ("instance", wants.instances),
             ("address", wants.addresses),
         ):
-            new = frozenset(keys - self._held[kind] - self._waited[kind])
-            if new and self._patient():
-                self._held[kind] |= new
+            at_once = {key for what, key in urgent if what == kind}
+            new = frozenset(keys - self._held[kind] - self._awaited[kind] - self._waited[kind] - at_once)
+            if new and patient:
+                self._awaited[kind] |= new
                 group.create_task(self._wait(kind, new), name=f"wait for {kind}")
             self._waited[kind] &= keys
-            for batch in self._batches(kind, keys - self._held[kind]):
+            later = self._awaited[kind] - at_once if patient else set()
+            for batch in self._batches(kind, keys - self._held[kind] - later):
                 self._calls[kind] += 1
                 self._held[kind] |= batch
                 group.create_task(self._ask(kind, batch), name=f"ask for {kind}")
 
     async def _wait(self, kind: str, keys: frozenset[str]) -> None:
         await self._sleep(_PATIENCE_S)
-        self._held[kind] -= keys
+        self._awaited[kind] -= keys
         self._waited[kind] |= keys
         self.wake()
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from discovery.ecs.ledger import Ledger
@@ -27,7 +27,9 @@ class Share:
 
     An ETag is `"<epoch>-<revision>-<confirmation>"`: what was told, and how often it had been confirmed then.
     An epoch is the life of one ledger, so that the revisions of another one (after a restart, say) are never
-    mistaken for this one's. `hurry(task_arn)` has a task looked at.
+    mistaken for this one's. Those who follow us tell us: `hurry(task_arn)` of a task that one of them doubts,
+    `seen(arns)` of those that its agent has seen start or stop, `notice(ec2_id, text)` what EC2 announces
+    of its instance.
     """
 
     def __init__(
@@ -36,11 +38,15 @@ class Share:
         status: SourceStatus,
         *,
         hurry: Callable[[str], None] = lambda task_arn: None,
+        seen: Callable[[Collection[str]], None] = lambda task_arns: None,
+        notice: Callable[[str, str], None] = lambda ec2_id, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.leading = True
-        self.hurry = hurry  # have a task looked at that one who follows us doubts
+        self.hurry = hurry
+        self.seen = seen
+        self.notice = notice
         self.chain: tuple[str, ...] = ()  # whom we follow, whom that one follows, and so on
         self._ledger = ledger
         self._status = status

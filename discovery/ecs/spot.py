@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import aiohttp
@@ -28,7 +28,10 @@ _ACTIONS: Final = ("terminate", "stop", "hibernate")
 
 
 class SpotFeed:
-    """Tells *ledger* when EC2 is about to take away the instance we run on."""
+    """Tells *ledger* when EC2 is about to take away the instance we run on.
+
+    So it tells `tell(ec2_id, notice)`; "" takes the notice back.
+    """
 
     name = "spot"
 
@@ -38,12 +41,14 @@ class SpotFeed:
         heard: Heard,
         *,
         whoami: Whoami,
+        tell: Callable[[str, str], None] = lambda ec2_id, notice: None,
         environ: Mapping[str, str] = os.environ,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._ledger = ledger
         self._heard = heard
         self._whoami = whoami
+        self._tell = tell
         self._environ = environ
         self._interval_s = interval_s
         self._hurry = asyncio.Event()
@@ -81,6 +86,7 @@ class SpotFeed:
         self._ledger.hear_notice(ec2_id, notice)
         log.warning("%s: %s", ec2_id, notice or "the Spot interruption has been called off")
         self._heard()
+        self._tell(ec2_id, notice)
 
 
 def read_notice(body: bytes | None) -> str:

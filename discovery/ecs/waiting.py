@@ -72,6 +72,11 @@ class Waiting:
         self._for.setdefault((kind, key), set()).add(task_arn)
         self._of.setdefault(task_arn, set()).add((kind, key))
 
+    def of(self, task_arn: str) -> set[tuple[str, str]]:
+        """Return what a task waits for, as (kind, key); the kind "task" is its own description."""
+        own = {("task", task_arn)} if task_arn in self.tasks else set()
+        return own | self._of.get(task_arn, set())
+
     def count(self, kind: str, key: str) -> int:
         """Return how many tasks wait for *key*."""
         return len(self._for.get((kind, key), ()))

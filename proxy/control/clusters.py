@@ -89,8 +89,14 @@ def _informants(
             region=at.region,
             account=at.account,
             setting=settings.ecs.agent,
+            tell=cluster.tell_seen,
         )
-    yield lambda cluster: SpotFeed(cluster.ledger, cluster.heard, whoami=whoami)
+    yield lambda cluster: SpotFeed(
+        cluster.ledger,
+        cluster.heard,
+        whoami=whoami,
+        tell=cluster.tell_notice,
+    )
     if events is not None:
         yield lambda cluster: events_feed(cluster, at, events)
     if settings.state.path:

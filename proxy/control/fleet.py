@@ -37,7 +37,13 @@ def leader_feed(
     cluster: EcsCluster, at: ClusterAt, fleet: Fleet, *, api: EcsQueries, whoami: Whoami, among: int
 ) -> Follower:
     """Return what leads or follows for a cluster, one of *among* so many."""
-    share = Share(cluster.ledger, cluster.status, hurry=cluster.hurry)
+    share = Share(
+        cluster.ledger,
+        cluster.status,
+        hurry=cluster.hurry,
+        seen=cluster.hear_seen,
+        notice=cluster.hear_notice,
+    )
     cluster.listeners.append(share.notify)
 
     async def find() -> None:
@@ -61,6 +67,8 @@ def leader_feed(
         find=find,
     )
     cluster.pass_on = follower.pass_on
+    cluster.pass_seen = follower.pass_seen
+    cluster.pass_notice = follower.pass_notice
     return follower
 
 

@@ -145,7 +145,13 @@ class Proxy:
         self.place.attach(cluster.ledger)
         for task in self.knows:
             cluster.ledger.hear_task(task, by="disk")
-        self.share = Share(cluster.ledger, cluster.status, hurry=cluster.hurry)
+        self.share = Share(
+            cluster.ledger,
+            cluster.status,
+            hurry=cluster.hurry,
+            seen=cluster.hear_seen,
+            notice=cluster.hear_notice,
+        )
         cluster.listeners.append(self.share.notify)
         if "chain" in self.says:
             truth = self.share.word
@@ -163,6 +169,8 @@ class Proxy:
             find=lambda: self.place.find(self.api, "prod", heard=cluster.heard),
         )
         cluster.pass_on = self.follower.pass_on
+        cluster.pass_seen = self.follower.pass_seen
+        cluster.pass_notice = self.follower.pass_notice
         if self.clock_skew_s:
             wall_clock = self.follower._wall_clock
             self.follower._wall_clock = lambda: wall_clock() + self.clock_skew_s
@@ -219,6 +227,10 @@ class Proxy:
     @property
     def follows(self) -> str:
         return self.follower._role or ""
+
+    def draining(self, service: str = "web") -> int:
+        found = self.snapshot.by_service.get(service, ()) if self.snapshot is not None else ()
+        return sum(endpoint.draining for endpoint in found)
 
     def ready(self, service: str = "web") -> int:
         found = self.snapshot.by_service.get(service, ()) if self.snapshot is not None else ()

@@ -10,7 +10,8 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from discovery.ecs.follow import DOUBTS, PATH
+from discovery.ecs.follow import NEWS, PATH
+from discovery.ecs.record import read_notice
 from discovery.ecs.share import Share
 from discovery.ecs.signed import PROOF_HEADER, SCHEME, WORD_HEADER, Gate, Refused, proof
 from proxy.control.admin.server import answer
@@ -76,7 +77,8 @@ def ledger_page(
 ) -> Callable[[web.Request], Awaitable[Said]]:
     """Return the page of what we know of a cluster: at `PATH` and its name, `?wait=<seconds>` for news.
 
-    HEAD tells only how fresh that is; with `?doubt=<task>` that task is looked at.
+    HEAD tells only how fresh that is, and takes what a follower has to tell: `?doubt=<task>`, `?seen=<task>`
+    and `?notice=<EC2 id> <text>`.
     """
     waiting = 0
 
@@ -90,9 +92,7 @@ def ledger_page(
             return {"task": own_arn(), **found.word()}
 
         if request.method == "HEAD":
-            for arn in request.query.getall("doubt", [])[:DOUBTS]:
-                if is_task_arn(arn):
-                    found.hurry(arn)
+            _take_news(found, request)
             return Said(word=word(), etag=found.etag)
         if waiting >= _WAITING:
             return Said(status=503)
@@ -106,6 +106,17 @@ def ledger_page(
         return Said(word=word(), etag=etag, body=body)
 
     return page
+
+
+def _take_news(share: Share, request: web.Request) -> None:
+    for arn in request.query.getall("doubt", [])[:NEWS]:
+        if is_task_arn(arn):
+            share.hurry(arn)
+    if seen := [arn for arn in request.query.getall("seen", [])[:NEWS] if is_task_arn(arn)]:
+        share.seen(seen)
+    for said in request.query.getall("notice", [])[:NEWS]:
+        if (notice := read_notice(said)) is not None:
+            share.notice(notice.ec2_id, notice.notice)
 
 
 def _wait_s(request: web.Request) -> float:

@@ -50,6 +50,7 @@ class Place:
         self.ledger = Ledger(clock=lambda: self.now_s)
         self.whoami = Whoami.told(ME)
         self.heard = 0
+        self.turned: list[list[str]] = []  # seen to start or stop
         self._ports = itertools.count(32768)
         self._numbers = itertools.count(1)
 
@@ -60,6 +61,7 @@ class Place:
             cluster=cluster,
             whoami=self.whoami,
             setting=url or self.instance.agent_url,
+            tell=lambda arns: self.turned.append(sorted(arns)),
             interval_s=INTERVAL_S,
             clock=lambda: self.now_s,
         )
@@ -148,6 +150,29 @@ async def test_starts_and_stops_are_heard_of(place: Place) -> None:
         task.last_status = "STOPPED"
         await eventually(lambda: place.ledger.buried(task.arn))
         assert [told.by for told in place.ledger.told(arn_of(99))] == []
+
+
+@pytest.mark.asyncio
+async def test_each_start_and_stop_is_told_once(place: Place) -> None:
+    known, starting, over = place.run_task(), place.run_task("PENDING"), place.run_task("STOPPED")
+    place.describe(known, last_status="RUNNING")
+    assert over.last_status == "STOPPED"
+    async with Running(place.feed()):
+        await eventually(lambda: starting.arn in place.ledger.wants().tasks)
+        await _looks(place)
+        assert place.turned == [], "what has been so for hours is no news"
+        heard = place.heard
+        starting.last_status = starting.containers[0].last_status = "RUNNING"
+        await eventually(lambda: place.turned == [[starting.arn]])
+        await eventually(lambda: place.heard > heard, within_s=1.0)  # it is to be asked for at once
+        place.describe(starting, last_status="RUNNING")
+        known.desired_status = "STOPPED"
+        await eventually(lambda: len(place.turned) == 2)
+        known.last_status = "STOPPED"
+        await eventually(lambda: len(place.turned) == 3)
+        await _looks(place)
+
+    assert place.turned == [[starting.arn], [known.arn], [known.arn]]
 
 
 @pytest.mark.asyncio

@@ -13,8 +13,10 @@ import pytest
 from discovery.ecs.cluster import EcsCluster
 from discovery.ecs.feed import Feed
 from discovery.ecs.queries import Json
+from discovery.ecs.shapes import container_instance, task_definition
 from discovery.ecs.shapes import task as read_task
 from discovery.ecs.translate import Translator
+from discovery.ecs.words import Sighting
 from discovery.identity import Identity
 from discovery.model import DiscoveryError, Snapshot
 from discovery.whoami import Whoami
@@ -377,6 +379,48 @@ async def test_led_by_another_proxy_it_asks_nothing_of_the_api() -> None:
         await watched.until(lambda s: len(s.endpoints) == 2)  # what the leader does not tell is asked for
 
     assert watched.api.calls["ListTasks"] == before
+
+
+@pytest.mark.asyncio
+async def test_a_task_that_our_own_agent_sees_run_is_asked_for_though_another_proxy_leads() -> None:
+    waits = asyncio.Event()  # what others may tell, they never do
+
+    async def sleep(seconds: float) -> None:
+        await waits.wait()
+
+    watched = Watched(led=True, sleep=sleep)
+    watched.api.put(ecs.task(1), ecs.task(2, definition="web:43"))
+    watched.api.definitions |= {ecs.definition_arn("web:43"): ecs.definition("web:43")}
+
+    with watched.watching():
+        await eventually(lambda: watched.cluster.status.calls is watched.api.calls)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        cluster = watched.cluster
+        cluster.follow()
+        cluster.ledger.hear_task(read_task(ecs.task(1)), by="leader 4d590253")
+        cluster.ledger.hear_instance(container_instance(ecs.instance(1)))
+        cluster.ledger.hear_address(ecs.ec2_id(1), "10.0.0.1")
+        cluster.ledger.hear_definition(task_definition(ecs.definition("web:42")))
+
+        def sees(status: str) -> None:
+            cluster.ledger.hear_agent(
+                ecs.instance_arn(1),
+                [
+                    Sighting(arn=ecs.task_arn(1), definition="web:42", known_status="RUNNING"),
+                    Sighting(arn=ecs.task_arn(2), definition="web:43", known_status=status),
+                ],
+            )
+            cluster.heard()
+
+        sees("PENDING")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert watched.api.asked == [], "who leads has the time to tell"
+        sees("RUNNING")
+        await watched.until(lambda s: len(s.endpoints) == 2)
+
+    assert sorted(watched.api.calls.items()) == [("DescribeTaskDefinition", 1), ("DescribeTasks", 1)]
 
 
 @pytest.mark.asyncio

@@ -156,6 +156,35 @@ async def test_a_leader_that_falls_silent_is_missed_and_one_that_is_back_is_foll
 
 
 @pytest.mark.asyncio
+async def test_the_others_are_fresh_again_soon_though_nothing_says_that_the_leader_is_gone() -> None:
+    """Its connections stay open and nothing comes: SIGSTOP, a lost machine. The pauses are the real ones."""
+    silent_s = 0.0
+
+    @web.middleware
+    async def stopped(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if silent_s:
+            await asyncio.Event().wait()
+        return response
+
+    async with paper_fleet() as fleet:
+        fleet.run("web", 1)
+        await fleet.started(1, tampering=stopped)
+        await fleet.started(3)
+        first, *others = fleet.proxies
+        await settled(fleet, first, tasks=1)
+
+        silent_s = time.monotonic()
+        await eventually(
+            lambda: all((p.source.status.asked_s or 0) > silent_s + 0.5 for p in others), within_s=WITHIN_S
+        )
+        took_s = time.monotonic() - silent_s
+
+        assert others[0].leads
+        assert took_s < 6.0, "3.5 s, and what a busy machine adds"
+
+
+@pytest.mark.asyncio
 @pytest.mark.usefixtures("short_waits")
 async def test_who_has_another_key_is_not_followed_and_says_so() -> None:
     async with paper_fleet() as fleet:
@@ -445,6 +474,70 @@ async def test_what_a_follower_doubts_its_leader_looks_at_for_all() -> None:
 
         await eventually(lambda: [p.ready() for p in fleet.proxies] == [3, 3, 3], within_s=WITHIN_S)
         assert [dict(proxy.api.calls) for proxy in (second, third)] == before
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("chained", [False, True])
+async def test_what_the_agent_of_a_follower_sees_all_know_at_once(chained: bool) -> None:
+    """The next poll is a minute away, and no event tells; *chained*: by one who follows a follower."""
+    async with paper_fleet(interval_s=60.0) as fleet:
+        arns = fleet.run("web", 4)
+        first, second, third = await fleet.started(3)
+        if chained:
+            third.place.older = lambda: tuple(  # type: ignore[method-assign]
+                peer for peer in type(third.place).older(third.place) if peer.task_arn == second.task_arn
+            )
+        await settled(fleet, first, tasks=4)
+        await eventually(lambda: not chained or third.follows == second.task_arn, within_s=WITHIN_S)
+        before = [dict(proxy.api.calls) for proxy in (second, third)]
+        polls = first.api.calls["ListTasks"]
+        fleet.cloud.crew.patient = True  # the task stays for its stopTimeout
+        fleet.stop(arns[0])
+        (new,) = fleet.run("web")
+
+        began_s = time.monotonic()
+        third.source.tell_seen([arns[0], new])
+
+        await eventually(lambda: new in {t.arn for t in third.source.ledger.tasks()}, within_s=WITHIN_S)
+        await eventually(lambda: [p.draining() for p in fleet.proxies] == [1, 1, 1], within_s=WITHIN_S)
+        assert time.monotonic() - began_s < 2.0
+        assert first.api.calls["ListTasks"] == polls, "of two tasks the whole cluster need not be asked for"
+        assert [dict(proxy.api.calls) for proxy in (second, third)] == before
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("short_waits")
+async def test_what_ec2_announces_to_a_follower_whoever_leads_knows() -> None:
+    deaf = True
+
+    @web.middleware
+    async def hard_of_hearing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if deaf and "notice" in request.query:
+            raise web.HTTPInternalServerError
+        return await handler(request)
+
+    async with paper_fleet() as fleet:
+        fleet.run("web", 1)
+        await fleet.started(1, tampering=hard_of_hearing)
+        await fleet.started(2)
+        first, second, third = fleet.proxies
+        await settled(fleet, first, tasks=1)
+        third.source.tell_notice("i-1", "Spot interruption: terminate")
+        await eventually(lambda: bool(third.follower._owed), within_s=WITHIN_S)
+
+        def known(proxy: Proxy) -> str:
+            return proxy.source.ledger.notices.get("i-1", "")
+
+        assert not known(first)
+        deaf = False
+        await eventually(lambda: known(second) == "Spot interruption: terminate", within_s=WITHIN_S)
+        third.source.tell_notice("i-1", "Spot interruption: stop")
+        await eventually(lambda: known(second) == "Spot interruption: stop", within_s=WITHIN_S)
+        await first.restart(tampering=None)  # it knows nothing any more
+        await settled(fleet, first, tasks=1)
+        await eventually(lambda: known(first) == "Spot interruption: stop", within_s=WITHIN_S)
+        third.source.tell_notice("i-1", "")
+        await eventually(lambda: [known(first), known(second)] == ["", ""], within_s=WITHIN_S)
 
 
 @pytest.mark.asyncio

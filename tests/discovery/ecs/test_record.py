@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from discovery.ecs import record, shapes
 from discovery.ecs.ledger import Ledger
 from discovery.ecs.record import Address, Facts, Notice, RecordError, decode, encode, facts_since, hear
+from discovery.ecs.words import Sighting
 from tests.kit import ecs_json as j
 
 
@@ -236,3 +237,26 @@ def test_every_kind_of_change_is_said() -> None:
     assert kinds == {"definition", "instance", "address", "notice", "task", "gone"}
     assert len(facts_since(ledger, 0)) == len(ledger.since(0))
     assert record.VERSION == 1
+
+
+def test_a_task_that_is_only_presumed_is_not_said_until_it_is_described() -> None:
+    ledger = a_ledger()
+    seen = Sighting(arn=j.task_arn(9), definition="web:42", known_status="RUNNING", desired_status="RUNNING")
+    ledger.hear_agent(j.instance_arn(1), [seen])
+    revision = ledger.revision
+
+    ledger.presume(seen.arn, "service:web")
+
+    assert ledger.task(seen.arn) is not None
+    assert facts_since(ledger, revision).tasks == ()
+    revision = ledger.revision
+    ledger.hear_task(shapes.task(j.task(9)), by="api")
+    assert [task.arn for task in facts_since(ledger, revision).tasks] == [seen.arn]
+
+
+@pytest.mark.parametrize("text", ["", "i-1\n", " x", "arn:aws:ecs x", "i-" + "1" * 65, "i-1 " + "x" * 3000])
+def test_a_notice_that_makes_no_sense_is_none(text: str) -> None:
+    assert record.read_notice("i-1 Spot interruption: stop") == Notice(
+        ec2_id="i-1", notice="Spot interruption: stop"
+    )
+    assert record.read_notice(text) is None

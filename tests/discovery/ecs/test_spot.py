@@ -29,12 +29,14 @@ class Place:
         self.ledger = Ledger()
         self.whoami = Whoami.told(Identity(ec2_id=ID))
         self.heard = 0
+        self.told: list[tuple[str, str]] = []
 
     def feed(self, **environ: str) -> SpotFeed:
         return SpotFeed(
             self.ledger,
             self._hear,
             whoami=self.whoami,
+            tell=lambda ec2_id, notice: self.told.append((ec2_id, notice)),
             environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": self.instance.imds_url, **environ},
             interval_s=0.01,
         )
@@ -65,6 +67,8 @@ async def test_a_notice_is_told_and_taken_back(place: Place) -> None:
     assert heard == 3
     place.servers.spot_notice(None)
     await eventually(lambda: place.notice() == "")
+    actions = ("terminate", "stop", "hibernate")
+    assert place.told == [*((ID, f"Spot interruption: {action}") for action in actions), (ID, "")]
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
