@@ -182,6 +182,14 @@ def test_older_word_fills_in_what_a_newer_one_leaves_out() -> None:
     assert (scene.one.started_at, scene.one.version) == (ecs.STARTED.timestamp(), 4)
 
 
+def test_when_the_stop_was_ordered_stays_known() -> None:
+    scene = Scene(task(version=4, desiredStatus="STOPPED", stoppingAt=ecs.STARTED))
+
+    scene.hear(task(version=5, desiredStatus="STOPPED"), by="agent")
+
+    assert (scene.one.stopping_at, scene.one.version) == (ecs.STARTED.timestamp(), 5)
+
+
 def test_bindings_of_a_running_container_do_not_vanish() -> None:
     scene = Scene(task())
 

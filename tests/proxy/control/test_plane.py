@@ -226,3 +226,18 @@ async def test_a_crash_of_one_part_is_logged_and_ends_the_process(
     os.close(held)
     assert "the control process cannot go on" in caplog.text
     assert "a bug in a check" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_which_sources_are_stale_is_said(link: socket.socket) -> None:
+    async def act(stage: Stage) -> None:
+        one, _ = stage.sources
+        one.tell(known("one", "web"))
+        await stage.until(lambda: len(stage.table.backends) == 1)
+        assert stage.plane.status.stale == frozenset()
+        one.status.stale_after_s = -1.0
+        await stage.until(lambda: stage.plane.status.stale == {"one"})
+        one.status.stale_after_s = 60.0
+        await stage.until(lambda: not stage.plane.status.stale)
+
+    await play(link, act)
