@@ -66,7 +66,19 @@ def test_every_command_in_the_manual_exists(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "check", "table", "status", "healthcheck", "events-setup", "demo", "simulate"]
+    "name",
+    [
+        "run",
+        "check",
+        "table",
+        "status",
+        "healthcheck",
+        "events-setup",
+        "iam-policy",
+        "linger",
+        "demo",
+        "simulate",
+    ],
 )
 def test_every_command_is_in_the_readme(name: str) -> None:
     assert f"| `anyport {name}" in TEXTS["README.md"]
@@ -152,6 +164,13 @@ def test_every_dependency_has_its_line() -> None:
         wanted |= {re.split(r"[=<>; ]", item, maxsplit=1)[0] for item in group if isinstance(item, str)}
     rows = set(re.findall(r"^\| ([a-z0-9-]+) \|", TEXTS["docs/decisions/0002-dependencies.md"], re.MULTILINE))
     assert rows - {"package"} == wanted
+
+
+def test_every_file_about_ecs_has_its_place() -> None:
+    section = TEXTS["docs/architecture.md"].partition("### `discovery/ecs/`")[2]
+    rows = [row for row in re.findall(r"^\| [^`|]+ \| (.+) \|", section, re.MULTILINE) if "`" in row]
+    files = {file.stem for file in (ROOT / "discovery" / "ecs").glob("*.py")} - {"__init__"}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == files
 
 
 def test_faults_of_the_simulator_are_listed() -> None:
