@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import replace
 
 import pytest
 
 from proxy.control.publish import Publisher
 from proxy.link import scoreboard as sb
-from proxy.link import snapshots
 from proxy.link.snapshots import EMPTY
 from tests.kit.tried import Manner, World, table, world
 
@@ -343,8 +343,11 @@ async def test_one_that_is_waited_for_gets_it_once() -> None:
         w.publisher.publish(GOOD)
         await w.pass_s(10)
         far = w.hands[0].far
-        assert snapshots.receive_newest(far) is not None
-        w.deaths.clear()
+        message, [fd], _, _ = socket.recv_fds(far, 64, 1)
+        os.close(fd)
+        assert message
+        with pytest.raises(BlockingIOError):
+            far.recv(64)
         assert w.publisher.counts["sent"] == 1
 
 

@@ -136,6 +136,32 @@ async def test_a_bug_in_one_table_leaves_the_one_before_and_takes_the_next(
             await eventually(lambda: world.state.table.revision == 2)
 
 
+@pytest.mark.asyncio
+async def test_what_it_could_not_take_stands_on_the_scoreboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _world() as world:
+        follower = Follower(world.state, world.far, -1)
+        async with _running(follower):
+            monkeypatch.setattr("proxy.policy.backends.compiled", lambda *_: 1 // 0)
+            world.send(replace(TABLE, revision=3))
+            follower.on_link()
+            await eventually(lambda: world.state.head[sb.BROKE_ON] == 3)
+        assert world.state.head[sb.TAKING] == 0
+        assert world.state.head[sb.SNAPSHOTS_REJECTED] == 1
+
+
+@pytest.mark.asyncio
+async def test_an_older_table_does_not_push_out_a_newer_one_that_waits() -> None:
+    """One is tried here while the one in force still waits for room in the link."""
+    async with _world() as world:
+        follower = Follower(world.state, world.far, -1)
+        for revision in (5, 4):
+            world.send(replace(TABLE, revision=revision))
+            follower.on_link()
+        async with _running(follower):
+            await eventually(lambda: world.state.table.revision == 5)
+        assert _open_snapshots() == 0
+
+
 def test_requests_are_answered_while_a_large_table_comes() -> None:
     """Each of these tables takes a worker many slices; a request between any two of them sees a whole one."""
     with WorkerProcess() as worker, staged(worker, 1) as stage:
