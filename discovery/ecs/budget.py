@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 
 START_SHARE: Final = 0.9  # until the first complete table: seconds in which nothing is served count more
 _START_S: Final = 300.0  # but not for longer: a cluster that never answers is no reason to take it all
-_LEAST: Final = 1 / 32  # of the rate, however often AWS refuses
-_RECOVERY_S: Final = 30.0  # from half the rate to the whole takes half as long
+_RECOVERY_S: Final = 30.0  # from half the rate to the whole takes half as long; so it never comes to a stand
 _ONE_CUT_S: Final = 1.0  # refusals this close together are one
 
 
@@ -115,7 +114,7 @@ class Budget:
         elif now_s - bucket.cut_s < _ONE_CUT_S:
             return ""
         bucket.cut_s = now_s
-        bucket.pace = max(bucket.pace / 2, _LEAST)
+        bucket.pace /= 2
         return category(operation) if bucket.refusals == 1 else ""
 
     def answered(self, operation: str) -> Refusals | None:

@@ -179,6 +179,7 @@ class EcsCluster:
             asked_s = self._clock() if asked_s is None else asked_s
             self._answered_s = asked_s if self._answered_s is None else max(self._answered_s, asked_s)
         self._changed.set()
+        self._resolver.wake()
 
     def failed(self, error: DiscoveryError) -> None:
         """Count an error, and show it until the next complete answer; a new one is logged."""
@@ -251,7 +252,6 @@ class EcsCluster:
         await self._whoami.known()  # or requests might go round: the API is being asked meanwhile
         while True:
             self._changed.clear()
-            self._resolver.wake()
             self._confirm()
             for listener in self.listeners:
                 listener()

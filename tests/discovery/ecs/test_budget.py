@@ -87,12 +87,13 @@ def test_a_refusal_halves_the_rate_and_time_restores_it(time: Time) -> None:
     budget = Budget(0.5, clock=time)
 
     assert budget.refused("ListTasks") == "cluster resource read"
+    assert budget.refused("DescribeTasks") == "", "what was on its way at the same time is the same refusal"
     assert budget.reserve("ListTasks") == pytest.approx(1 / 5), "none left, and half of 10 per second"
     assert budget.answered("ListTasks") is None, "one good answer does not end it"
     time.now_s += 40
     over = budget.answered("ListTasks")
 
-    assert over == ("cluster resource read", 40.0, 1)
+    assert over == ("cluster resource read", 40.0, 2)
     assert budget.answered("ListTasks") is None, "said once"
     assert spend(budget, time, 50) == 0.0
 

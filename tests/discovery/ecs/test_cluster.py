@@ -455,6 +455,36 @@ async def test_our_own_service_is_not_in_the_table() -> None:
     assert services(whole) == {"web"}
 
 
+class Forgetful(Whoami):
+    """Does not know who we are until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.remembers = asyncio.Event()
+
+    async def known(self) -> Identity:
+        await self.remembers.wait()
+        return self.identity
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_said_before_it_is_known_who_we_are() -> None:
+    """Or for a moment requests would go round through ourselves."""
+    whoami = Forgetful()
+    watched = Watched(whoami=whoami)
+    watched.api.put(ecs.task(1), ecs.task(2, service="anyport"))
+
+    with watched.watching():
+        await eventually(lambda: watched.api.calls["DescribeTaskDefinition"] == 1)
+        await eventually(lambda: watched.cluster._resolver.done)
+        assert watched.seen == []
+        whoami.identity = Identity(task_arn=ecs.task_arn(2), cluster="prod", service="anyport")
+        whoami.remembers.set()
+        await watched.until_complete()
+
+    assert [services(snapshot) for snapshot in watched.seen] == [{"web"}]
+
+
 @pytest.mark.asyncio
 async def test_throttling_is_left_to_the_api_to_tell(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "anyport.discovery.ecs")

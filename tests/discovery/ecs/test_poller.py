@@ -375,6 +375,7 @@ async def test_audit_looks_at_an_instance_with_other_tasks_than_known() -> None:
 async def test_audit_sees_what_is_on_no_instance() -> None:
     watched = Watched()
     fargate = {"containerInstanceArn": None, "launchType": "FARGATE"}
+    watched.api.instances.clear()
     watched.api.put(*(ecs.task(number, **fargate) for number in range(1, 5)))
     watched.eased = True
 
@@ -382,6 +383,7 @@ async def test_audit_sees_what_is_on_no_instance() -> None:
         watched.api.put(stopping(1, **fargate), ecs.task(9, **fargate))
 
     assert (await watched.run(change))[-1] == ["1 stopping", "2", "3", "4", "9"]
+    assert watched.api.asked[-1] == ("DescribeTasks", [ecs.task_arn(1), ecs.task_arn(9)])
 
 
 @pytest.mark.asyncio

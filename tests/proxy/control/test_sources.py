@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, Ecs, EcsTarget, Health, Service
+from proxy.config import Config, Ecs, EcsCluster, EcsTarget, Health, Service
 from proxy.config.model import Dns, File
 from proxy.control import sources
 from tests.kit.dns_server import dns_server
@@ -110,3 +110,30 @@ def test_static_addresses_alone_do_not_load_boto3() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_clusters_of_one_name_in_two_regions_and_a_budget_for_each() -> None:
+    settings = Config(
+        ecs=Ecs(
+            clusters=("prod", "shop"),
+            region="eu-west-1",
+            api_share=0.25,
+            cluster=(EcsCluster(name="prod", region="us-east-1"),),
+        ),
+        service=(
+            Service(name="api", hosts=("api.test",), ecs=EcsTarget(service="api", cluster="prod@us-east-1")),
+        ),
+    )
+
+    built = {source.name: source for source in sources.build(settings)}
+
+    assert list(built) == ["ecs:prod@eu-west-1", "ecs:shop", "ecs:prod@us-east-1"]
+    budgets = {name: source._budget for name, source in built.items()}  # type: ignore[attr-defined]
+    assert budgets["ecs:prod@eu-west-1"] is budgets["ecs:shop"], "AWS counts by account and Region"
+    assert budgets["ecs:prod@us-east-1"] is not budgets["ecs:shop"]
+    assert budgets["ecs:shop"].share == 0.25
+    ruled = {
+        name: set(source._translator()._ruled)  # type: ignore[attr-defined]
+        for name, source in built.items()
+    }
+    assert ruled == {"ecs:prod@eu-west-1": set(), "ecs:shop": set(), "ecs:prod@us-east-1": {"api"}}
