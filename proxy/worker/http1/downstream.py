@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from proxy import errors
 from proxy.link import scoreboard as sb
+from proxy.worker.connect import readable
 from proxy.worker.http1 import replies
 from proxy.worker.http1.exchange import Exchange
 from proxy.worker.http1.forwarding import forwarding_headers, forwarding_through, within
@@ -116,7 +117,8 @@ class ClientConnection:
             self._phase = _OVER
             self._transport.close()
             return
-        if not self.keep_alive or ((self._eof or self._state.draining) and not self._buffer):
+        ending = self._eof or (self._state.draining and not self._is_spoken_to())
+        if not self.keep_alive or (ending and not self._buffer):
             self._linger()
             return
         self._phase = _HEAD
@@ -164,11 +166,16 @@ class ClientConnection:
         """End after the exchange under way and what waits behind it; at once if there is none."""
         if self._exchange is not None or self._phase != _HEAD or self._buffer:
             return
-        if self._requests:
+        if self._requests and not self._is_spoken_to():
             self._phase = _OVER
             self._transport.close()
-        else:  # the first request of a connection just accepted is on its way
+        else:  # the first request of a connection just accepted is on its way, or one more has come
             self.deadline_s = self._state.now_s + _FIRST_REQUEST_S
+
+    def _is_spoken_to(self) -> bool:
+        """Return whether something of the client waits to be read: its next request was in time."""
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and readable(sock.fileno())
 
     def retire(self) -> None:
         """End with the next response, if it has reached its age."""

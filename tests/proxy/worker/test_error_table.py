@@ -292,6 +292,7 @@ ELSEWHERE = {
     "drain_deadline": "test_drain.py",
     "shutting_down": "test_drain.py",
     "internal": "test_bugs.py",
+    "identity_mismatch": "http1/test_proof.py",
 }
 
 
