@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from discovery.ecs.labels import known_labels
+from discovery.ecs.translate.labels import known_labels
 from discovery.simulator.faults import KINDS
 from proxy.cli import anyport
 from proxy.config import load
@@ -168,9 +168,12 @@ def test_every_dependency_has_its_line() -> None:
 
 def test_every_file_about_ecs_has_its_place() -> None:
     section = TEXTS["docs/architecture.md"].partition("### `discovery/ecs/`")[2]
-    rows = [row for row in re.findall(r"^\| [^`|]+ \| (.+) \|", section, re.MULTILINE) if "`" in row]
-    files = {file.stem for file in (ROOT / "discovery" / "ecs").glob("*.py")} - {"__init__"}
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == files
+    rows = re.findall(r"^\| (?:`(\w+)/`)? *\| [^|]+ \| (.*`.*) \|", section, re.MULTILINE)
+    shown = {(folder, name) for folder, files in rows for name in re.findall(r"`(\w+)`", files)}
+    there = (
+        file.relative_to(ROOT / "discovery" / "ecs") for file in (ROOT / "discovery" / "ecs").rglob("*.py")
+    )
+    assert shown == {(str(file.parent).strip("."), file.stem) for file in there if file.stem != "__init__"}
 
 
 def test_faults_of_the_simulator_are_listed() -> None:

@@ -20,13 +20,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
-from discovery.ecs.budget import Budget
+from discovery.ecs.aws.budget import Budget
+from discovery.ecs.aws.queries import EcsQueries
 from discovery.ecs.feed import Feed, Pushed, Shared
-from discovery.ecs.ledger import Ledger
-from discovery.ecs.poller import ApiPoller
-from discovery.ecs.queries import EcsQueries
+from discovery.ecs.ledger.ledger import Ledger
+from discovery.ecs.poll.poller import ApiPoller
 from discovery.ecs.resolver import Resolver
-from discovery.ecs.translate import Translator
+from discovery.ecs.translate.translator import Translator
 from discovery.identity import NOBODY
 from discovery.model import DiscoveryError, Snapshot, SourceStatus, Told
 from discovery.whoami import Whoami

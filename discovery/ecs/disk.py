@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from discovery import keep
+from discovery.ecs.aws.threads import in_thread
 from discovery.ecs.feed import Heard
-from discovery.ecs.ledger import Ledger
+from discovery.ecs.ledger.ledger import Ledger
 from discovery.ecs.record import Facts, RecordError, decode, encode, facts_since, hear
 from discovery.ecs.shapes import short_name
-from discovery.ecs.threads import in_thread
 from discovery.model import SourceStatus
 
 log = logging.getLogger("anyport.discovery.ecs")

@@ -10,22 +10,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from discovery.ecs.events_setup import Setup
-from discovery.ecs.queue_place import own_queues
+from discovery.ecs.events.queue_place import own_queues
+from discovery.ecs.events.setup import Setup
 
 Json = dict[str, Any]
 
 ACCOUNT: Final = "ACCOUNT"  # stands for what nobody has said
 REGION: Final = "REGION"
 
-# What follows the tasks of a cluster (discovery.ecs.api): all of it knows the condition ecs:cluster.
+# What follows the tasks of a cluster (discovery.ecs.aws.api): all of it knows the condition ecs:cluster.
 _CLUSTER: Final = ("ListTasks", "DescribeTasks", "DescribeContainerInstances", "DescribeServices")
 # While events come, the poller only compares the counts of each instance; this lists them.
 _AUDIT: Final = ("ListContainerInstances",)
 # These know no resources: "*" is all that can be said.
 _ANYWHERE: Final = ("ecs:DescribeTaskDefinition", "ec2:DescribeInstances")
 
-# A queue that is only read (discovery.ecs.queue_place.GivenQueue), by URL or by ARN.
+# A queue that is only read (discovery.ecs.events.queue_place.GivenQueue), by URL or by ARN.
 _READ: Final = ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
 _FIND: Final = ("GetQueueUrl",)
 # One that the proxy makes and removes (OwnQueue), and those of others that it tidies away.

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import orjson
 
-from discovery.ecs.ledger import Ledger
+from discovery.ecs.ledger.ledger import Ledger
 from discovery.ecs.shapes import Binding, Container, ContainerInstance, PortMapping, Task, TaskDefinition
 
 VERSION: Final = 1

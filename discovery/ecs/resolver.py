@@ -10,10 +10,10 @@ from heapq import nlargest
 from typing import Final
 
 from discovery.ecs import shapes
+from discovery.ecs.aws.queries import EcsQueries
 from discovery.ecs.feed import Heard
-from discovery.ecs.ledger import Ledger
-from discovery.ecs.pace import retry_delay_s
-from discovery.ecs.queries import EcsQueries
+from discovery.ecs.ledger.ledger import Ledger
+from discovery.ecs.poll.pace import retry_delay_s
 from discovery.model import DiscoveryError
 
 _BY: Final = "api"

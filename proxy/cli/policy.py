@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
+from discovery.ecs.events.queue_api import region_of
 from discovery.ecs.policy import ACCOUNT, REGION, Cluster, Events, policies
-from discovery.ecs.queue_api import region_of
 from proxy.config import ClusterAt, Config, clusters_of
 
 

@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 import click
 
-from discovery.ecs.events_apply import EventsAccount
-from discovery.ecs.events_setup import STACK_ACCOUNT, STACK_REGION, Setup, template
-from discovery.ecs.queue_api import region_of
-from discovery.ecs.sessions import Account, Clients
+from discovery.ecs.aws.sessions import Account, Clients
+from discovery.ecs.events.apply import EventsAccount
+from discovery.ecs.events.queue_api import region_of
+from discovery.ecs.events.setup import STACK_ACCOUNT, STACK_REGION, Setup, template
 from discovery.model import DiscoveryError
 from proxy.cli.fault import Fault
 from proxy.config import Config, clusters_of

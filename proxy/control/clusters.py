@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
-from discovery.ecs.agent import AgentFeed
-from discovery.ecs.api import EcsApi
-from discovery.ecs.budget import Budget
+from discovery.ecs.aws.api import EcsApi
+from discovery.ecs.aws.budget import Budget
+from discovery.ecs.aws.sessions import Account
 from discovery.ecs.cluster import EcsCluster
 from discovery.ecs.disk import Disk
+from discovery.ecs.events.queue import EventQueue
 from discovery.ecs.feed import Feed
-from discovery.ecs.queue import EventQueue
-from discovery.ecs.rules import ServiceRule
-from discovery.ecs.sessions import Account
-from discovery.ecs.spot import SpotFeed
-from discovery.ecs.translate import Translator
+from discovery.ecs.instance.agent import AgentFeed
+from discovery.ecs.instance.spot import SpotFeed
+from discovery.ecs.translate.rules import ServiceRule
+from discovery.ecs.translate.translator import Translator
 from discovery.model import HealthCheck, Service, Tls
 from discovery.whoami import Whoami
 from proxy import config

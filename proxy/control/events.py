@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 
+from discovery.ecs.aws.sessions import Account
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.event_feed import EventsFeed
-from discovery.ecs.queue import EventQueue
-from discovery.ecs.queue_api import QueueApi, region_of
-from discovery.ecs.queue_place import GivenQueue, OwnQueue
-from discovery.ecs.sessions import Account
+from discovery.ecs.events.feed import EventsFeed
+from discovery.ecs.events.queue import EventQueue
+from discovery.ecs.events.queue_api import QueueApi, region_of
+from discovery.ecs.events.queue_place import GivenQueue, OwnQueue
 from discovery.whoami import Whoami
 from proxy.config import ClusterAt, Config, clusters_of
 

@@ -8,12 +8,12 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
+from discovery.ecs.aws.queries import EcsQueries
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.fellows import Fleet
-from discovery.ecs.follow import Follower
-from discovery.ecs.peer import PeerError, ask
-from discovery.ecs.queries import EcsQueries
-from discovery.ecs.share import Share
+from discovery.ecs.fleet.fellows import Fleet
+from discovery.ecs.fleet.follow import Follower
+from discovery.ecs.fleet.peer import PeerError, ask
+from discovery.ecs.fleet.share import Share
 from discovery.model import Source
 from discovery.whoami import Whoami
 from proxy.config import ClusterAt, Config, split_address

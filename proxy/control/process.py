@@ -16,7 +16,7 @@ from typing import Final
 
 import aiohttp
 
-from discovery.ecs.peer import peer_session
+from discovery.ecs.fleet.peer import peer_session
 from discovery.whoami import Whoami
 from proxy.config import Config, ConfigError
 from proxy.control import logs, sources

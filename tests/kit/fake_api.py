@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from discovery.ecs.queries import Described, Json
+from discovery.ecs.aws.queries import Described, Json
 from discovery.model import DiscoveryError
 from tests.kit import ecs_json as ecs
 

@@ -13,14 +13,14 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from discovery.ecs.budget import Budget
+from discovery.ecs.aws.budget import Budget
+from discovery.ecs.aws.queries import Described, Json
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.fellows import Fleet
-from discovery.ecs.follow import Follower
-from discovery.ecs.queries import Described, Json
+from discovery.ecs.fleet.fellows import Fleet
+from discovery.ecs.fleet.follow import Follower
+from discovery.ecs.fleet.share import Share
 from discovery.ecs.shapes import Task
-from discovery.ecs.share import Share
-from discovery.ecs.translate import Translator
+from discovery.ecs.translate.translator import Translator
 from discovery.identity import Identity
 from discovery.model import DiscoveryError, Snapshot
 from proxy.control.admin.fleet import LEDGER_PATH, FleetPages, ledger_page

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 import orjson
 
-from discovery.ecs import events, shapes
-from discovery.ecs.ledger import Ledger
+from discovery.ecs import shapes
+from discovery.ecs.events import meaning as events
+from discovery.ecs.ledger.ledger import Ledger
 from discovery.ecs.shapes import ContainerInstance, Task, TaskDefinition
 from discovery.simulator.state import Instance
 from discovery.simulator.state import Task as PaperTask

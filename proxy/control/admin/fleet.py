@@ -10,10 +10,10 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from discovery.ecs.follow import NEWS, PATH
+from discovery.ecs.fleet.follow import NEWS, PATH
+from discovery.ecs.fleet.share import Share
+from discovery.ecs.fleet.signed import PROOF_HEADER, SCHEME, WORD_HEADER, Gate, Refused, proof
 from discovery.ecs.record import read_notice
-from discovery.ecs.share import Share
-from discovery.ecs.signed import PROOF_HEADER, SCHEME, WORD_HEADER, Gate, Refused, proof
 from proxy.control.admin.server import answer
 from proxy.control.drained import is_task_arn
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from discovery.ecs.aws.queries import Json
 from discovery.ecs.cluster import EcsCluster
 from discovery.ecs.feed import Feed
-from discovery.ecs.queries import Json
+from discovery.ecs.ledger.words import Sighting
 from discovery.ecs.shapes import container_instance, task_definition
 from discovery.ecs.shapes import task as read_task
-from discovery.ecs.translate import Translator
-from discovery.ecs.words import Sighting
+from discovery.ecs.translate.translator import Translator
 from discovery.identity import Identity
 from discovery.model import DiscoveryError, Snapshot
 from discovery.whoami import Whoami

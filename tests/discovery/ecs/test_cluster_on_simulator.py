@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from discovery.ecs.api import EcsApi
+from discovery.ecs.aws.api import EcsApi
+from discovery.ecs.aws.sessions import Account
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.sessions import Account
-from discovery.ecs.translate import Translator
+from discovery.ecs.translate.translator import Translator
 from discovery.model import Endpoint, Snapshot
 from discovery.simulator.events import Event
 from discovery.simulator.faults import Fault

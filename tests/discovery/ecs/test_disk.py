@@ -15,7 +15,7 @@ import pytest
 from discovery import keep
 from discovery.ecs import shapes
 from discovery.ecs.disk import Disk
-from discovery.ecs.ledger import Ledger
+from discovery.ecs.ledger.ledger import Ledger
 from discovery.model import SourceStatus
 from tests.kit import ecs_json as j
 

@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 import discovery.ecs
-from discovery.ecs.api import EcsApi
-from discovery.ecs.budget import Budget
+from discovery.ecs.aws.api import EcsApi
+from discovery.ecs.aws.budget import Budget
+from discovery.ecs.aws.sessions import Account, Clients
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.event_feed import EventsFeed
-from discovery.ecs.events_apply import EventsAccount
-from discovery.ecs.events_setup import Setup
+from discovery.ecs.events.apply import EventsAccount
+from discovery.ecs.events.feed import EventsFeed
+from discovery.ecs.events.queue import EventQueue
+from discovery.ecs.events.queue_api import QueueApi
+from discovery.ecs.events.queue_place import GivenQueue, OwnQueue, own_queues
+from discovery.ecs.events.setup import Setup
 from discovery.ecs.policy import Cluster, Events, policies
-from discovery.ecs.queue import EventQueue
-from discovery.ecs.queue_api import QueueApi
-from discovery.ecs.queue_place import GivenQueue, OwnQueue, own_queues
-from discovery.ecs.sessions import Account, Clients
-from discovery.ecs.translate import Translator
+from discovery.ecs.translate.translator import Translator
 from discovery.model import DiscoveryError, Snapshot
 from discovery.simulator.iam import Policy
 from discovery.simulator.simulator import Simulator
@@ -103,7 +103,7 @@ def test_a_given_queue_is_only_read() -> None:
 def test_every_call_of_discovery_is_in_it() -> None:
     """Whoever adds a call to the API must say so in the policy."""
     folder = Path(discovery.ecs.__file__).parent
-    code = (folder / "api.py").read_text() + (folder / "queue_api.py").read_text()
+    code = (folder / "aws" / "api.py").read_text() + (folder / "events" / "queue_api.py").read_text()
     called = set(
         re.findall(
             r'"((?:List|Describe|Get|Create|Set|Tag|Delete|Receive)[A-Z]\w+|Subscribe|Unsubscribe)"', code

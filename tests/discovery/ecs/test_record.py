@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.ecs import record, shapes
-from discovery.ecs.ledger import Ledger
+from discovery.ecs.ledger.ledger import Ledger
+from discovery.ecs.ledger.words import Sighting
 from discovery.ecs.record import Address, Facts, Notice, RecordError, decode, encode, facts_since, hear
-from discovery.ecs.words import Sighting
 from tests.kit import ecs_json as j
 
 

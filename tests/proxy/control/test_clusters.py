@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from discovery.ecs.agent import AgentFeed
 from discovery.ecs.cluster import EcsCluster
-from discovery.ecs.follow import Follower
-from discovery.ecs.spot import SpotFeed
+from discovery.ecs.fleet.follow import Follower
+from discovery.ecs.instance.agent import AgentFeed
+from discovery.ecs.instance.spot import SpotFeed
 from proxy.config import Config, Ecs
 from proxy.config.model import Fleet
 from proxy.control import sources

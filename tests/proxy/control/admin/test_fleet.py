@@ -14,12 +14,12 @@ import pytest
 from aiohttp import web
 
 from discovery.ecs import shapes
-from discovery.ecs.fleet import Peer
-from discovery.ecs.ledger import Ledger
-from discovery.ecs.peer import PeerError, ask, peer_session, plain
+from discovery.ecs.fleet.election import Peer
+from discovery.ecs.fleet.peer import PeerError, ask, peer_session, plain
+from discovery.ecs.fleet.share import Share
+from discovery.ecs.fleet.signed import PROOF_HEADER, credentials, new_nonce
+from discovery.ecs.ledger.ledger import Ledger
 from discovery.ecs.record import decode
-from discovery.ecs.share import Share
-from discovery.ecs.signed import PROOF_HEADER, credentials, new_nonce
 from discovery.model import SourceStatus
 from proxy.control.admin.fleet import LEDGER_PATH, FleetPages, ledger_page
 from proxy.control.admin.server import plain_errors, serving
