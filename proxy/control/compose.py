@@ -75,6 +75,7 @@ class Composer:
         self._lines: tuple[ServiceRow, ...] = ()
         self._rows: Mapping[str, tuple[BackendRow, ...]] = MappingProxyType({})
         self._changed: set[str] = set()  # learnt, but not composed yet
+        self._reordered = False  # the services may not be those they were, or in another order
 
     def learn(self, known: Knowledge, base: TableSnapshot) -> set[str]:
         """Note what is known now; return the services whose facts are not what they were.
@@ -90,16 +91,18 @@ class Composer:
         changed |= before.facts.awaited ^ facts.awaited
         changed |= _differing(before.tls, known.tls)
         if known.stale != before.stale:
-            changed |= {name for name, service in facts.services.items() if proves_identity(service.health)}
             changed |= {row.name for row in self._services.values() if row.identity is not None}
         if base is not self._base or known.pending != before.pending:
             changed |= self._base_services.keys() | {row.name for row in base.services}
             self._base = base
             self._base_services = {row.name: row for row in base.services}
             self._base_at = _by_place(base) if known.pending else {}
+            self._reordered = True
         elif known.pending:
             changed |= self._displaced(changed, before)
         self._changed |= changed
+        if facts.services is not before.facts.services:
+            self._reordered = True
         return changed
 
     def kept(self, service: str) -> tuple[BackendRow, ...]:
@@ -123,7 +126,7 @@ class Composer:
     def table(self, *, verdict: Judge, touched: Set[str], settings: WorkerSettings) -> TableSnapshot:
         """Return the table to send, with revision 0. *touched*: services of which a verdict has changed."""
         known, base = self._known, self._base
-        services, again = self._services, False
+        services, again = self._services, self._reordered
         made: dict[str, tuple[BackendRow, ...]] = {}
         for name in self._changed | touched:
             service = self._service(name)
@@ -136,12 +139,13 @@ class Composer:
             rows = tuple(self._made(name, service, verdict))
             if rows != self._rows.get(name):
                 made[name] = rows
-        self._changed = set()
+        self._changed, self._reordered = set(), False
         if again:
             names = [*known.facts.services]
             if known.pending:
                 names += (name for name in self._base_services if name not in known.facts.services)
-            self._lines = tuple(services[name] for name in names)
+            lines = tuple(services[name] for name in names)
+            self._lines = self._lines if lines == self._lines else lines
             every = {**self._rows, **made}
             self._rows = MappingProxyType({name: every[name] for name in names})
         elif made:

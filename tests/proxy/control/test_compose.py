@@ -238,6 +238,21 @@ def test_what_comes_from_old_knowledge_is_to_be_confirmed_where_it_can_be() -> N
     assert confirmed(set()) == []
 
 
+def test_who_loses_its_address_or_gets_it_back_is_looked_at_again() -> None:
+    lost = endpoint("a")
+    made, known = composer(), knowledge(lost, endpoint("b", service="shop", port=2), services=["web", "shop"])
+
+    def states(suspended: dict[str, dict[BackendKey, str]]) -> list[tuple[str, str]]:
+        made.learn(replace(known, suspended=suspended), EMPTY)
+        found = made.table(verdict=healthy, touched=set(), settings=WorkerSettings())
+        return [(state(row), row.reason) for row in found.backends]
+
+    assert states({}) == [("ready", ""), ("ready", "")]
+    assert states({"web": {lost.key: "a rival"}}) == [("down", "a rival"), ("ready", "")]
+    assert states({"web": {lost.key: "another"}}) == [("down", "another"), ("ready", "")]
+    assert states({}) == [("ready", ""), ("ready", "")]
+
+
 def test_a_change_costs_what_has_changed() -> None:
     names = [f"s{n}" for n in range(50)]
     known = knowledge(*(endpoint(n, service=n, port=i) for i, n in enumerate(names)), services=names)
@@ -266,19 +281,19 @@ def test_a_change_costs_what_has_changed() -> None:
 
 # --- whatever comes ---------------------------------------------------------------------------------
 
-_NAMES = st.sampled_from(["web", "shop", "api"])
+_NAMES = ("web", "shop", "api")
 _TASKS = st.builds(
-    lambda task, service, port, source, starting, draining: replace(
-        endpoint(task, service=service, port=port, source=source, draining=draining), starting=starting
+    lambda task, port, source, starting, draining: replace(
+        endpoint(task, port=port, source=source, draining=draining), starting=starting
     ),
     st.sampled_from("abcd"),
-    _NAMES,
     st.integers(1, 4),
     st.sampled_from(["ecs:prod", "static", ""]),
     st.booleans(),
     st.booleans(),
 )
 _SOURCES = st.sets(st.sampled_from(["ecs:prod", "static"]))
+_CHANGES = st.sampled_from(["tasks", "service", "suspended", "tls", "pending", "stale", "base", "verdict"])
 
 
 @dataclass(frozen=True)
@@ -290,33 +305,56 @@ class Moment:
 
 @st.composite
 def moments(draw: st.DrawFn) -> list[Moment]:
-    """Return what happens to one control process; every part but the verdicts is shared where it is equal."""
+    """Return what happens to one control process: one thing after the other, and the rest is shared."""
 
-    def some_tasks() -> list[Endpoint]:
-        found = draw(st.lists(_TASKS, max_size=6))
-        return list({(e.service, e.key): e for e in found}.values())
+    def some_tasks(name: str) -> tuple[Endpoint, ...]:
+        found = draw(st.lists(_TASKS, max_size=3, unique_by=lambda e: e.task_arn))
+        return tuple(replace(e, service=name) for e in found)
 
-    def some_base() -> TableSnapshot:
-        given = some_tasks()
-        return replace(table(knowledge(*given, services=["web", "shop"])), loaded=draw(st.booleans()))
+    def a_base() -> TableSnapshot:
+        made = knowledge(*some_tasks("web"), *some_tasks("shop"), services=["web", "shop"])
+        return replace(table(made), loaded=draw(st.booleans()))
 
-    bases = [EMPTY, some_base()]
+    services: dict[str, Service] = {}
+    by_name: dict[str, tuple[Endpoint, ...]] = {}
+    suspended: dict[str, dict[BackendKey, str]] = {}
+    tls: dict[str, BackendTls] = {}
+    verdicts: dict[tuple[str, str], bool] = {}
+    pending, stale, base = frozenset(draw(_SOURCES)), frozenset[str](), EMPTY
     found: list[Moment] = []
-    for _ in range(draw(st.integers(1, 6))):
-        services = draw(st.sets(_NAMES))
-        endpoints = [e for e in some_tasks() if e.service in services]
-        lost = {e.key: "a rival" for e in endpoints if draw(st.booleans())} if draw(st.booleans()) else {}
-        known = knowledge(*endpoints, services=sorted(services), pending=draw(_SOURCES), suspended=lost)
-        check = HealthCheck(identity_body=draw(st.booleans()))
-        named = {name: replace(one, health=check) for name, one in known.facts.services.items()}
-        known = replace(
-            known,
-            facts=replace(known.facts, services=named),
-            stale=frozenset(draw(_SOURCES)),
-            tls={name: BackendTls(name=name) for name in draw(st.sets(_NAMES)) if name in services},
+    for change in ["base", "service", "tasks", *draw(st.lists(_CHANGES, max_size=10))]:
+        name = draw(st.sampled_from(_NAMES))
+        if change == "service":
+            check = HealthCheck(identity_body=draw(st.booleans()))
+            services = {**services, name: Service(name=name, hosts=(f"{name}.test",), health=check)}
+            if draw(st.booleans()):
+                services = {one: service for one, service in services.items() if one == name}
+        elif change == "tasks":
+            by_name = {**by_name, name: some_tasks(name)}
+        elif change == "suspended":
+            lost = {e.key: "a rival" for e in by_name.get(name, ()) if draw(st.booleans())}
+            suspended = {**suspended, name: lost}
+        elif change == "tls":
+            tls = {**tls, name: BackendTls(name=draw(st.sampled_from("ab")))}
+        elif change == "pending":
+            pending = frozenset(draw(_SOURCES))
+        elif change == "stale":
+            stale = frozenset(draw(_SOURCES))
+        elif change == "base":
+            base = a_base()
+        else:
+            verdicts = {**verdicts, (name, ARN + draw(st.sampled_from("abcd"))): draw(st.booleans())}
+        shown = {one: some for one, some in by_name.items() if one in services and some}
+        claims = {(e.host, e.port): (e,) for some in shown.values() for e in some}
+        known = Knowledge(
+            facts=Snapshot(source="table", services=services, by_service=shown),
+            suspended=suspended,
+            claims=claims,
+            pending=pending,
+            stale=stale,
+            tls=tls,
         )
-        verdicts = {(name, ARN + task): draw(st.booleans()) for name in named for task in "abcd"}
-        found.append(Moment(known, draw(st.sampled_from(bases)), verdicts))
+        found.append(Moment(known, base, verdicts))
     return found
 
 
