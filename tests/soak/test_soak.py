@@ -1,4 +1,4 @@
-"""The soak of `make soak`, shorter: two minutes where everything is checked, some seconds elsewhere."""
+"""The soak of `make soak`, shorter: one minute where everything is checked, some seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.soak.evidence import breaches, table
 from tests.soak.run import Soak
 
-FOR_S: Final = 120.0 if os.environ.get("ANYPORT_REQUIRE_ALL") == "1" else 15.0
+FOR_S: Final = 60.0 if os.environ.get("ANYPORT_REQUIRE_ALL") == "1" else 15.0
 
 
 @pytest.mark.slow
