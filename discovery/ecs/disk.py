@@ -35,7 +35,8 @@ class Disk:
     """What the file of one cluster in *folder* says, and what the ledger says in the file; a feed.
 
     Definitions are used however old they are: a revision never changes. All else is used up to *max_age_s*
-    after it was last confirmed. `status` is the cluster's.
+    after it was last confirmed, but not where `needed()` says that there is a newer table already: whoever is
+    started again beside workers that go on. `status` is the cluster's.
     """
 
     name: Final = "disk"
@@ -50,6 +51,7 @@ class Disk:
         where: str = "",  # region and endpoint: two clusters may share a name
         status: SourceStatus,
         max_age_s: float = 900.0,
+        needed: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -60,6 +62,7 @@ class Disk:
         self.path = Path(folder) / f"ecs-{_file_name(self._of)}.kept"
         self._status = status
         self._max_age_s = max_age_s
+        self._needed = needed
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
@@ -94,7 +97,7 @@ class Disk:
             return
         facts, confirmed_at = loaded
         age_s = self._wall_clock() - confirmed_at
-        if -_CLOCK_AHEAD_S <= age_s <= self._max_age_s:
+        if -_CLOCK_AHEAD_S <= age_s <= self._max_age_s and self._needed():
             for _ in hear(self._ledger, facts, by="disk"):
                 await asyncio.sleep(0)
             log.info("disk: %s: %d tasks, confirmed %.0f s ago", self._of, len(facts.tasks), max(0.0, age_s))
@@ -102,7 +105,7 @@ class Disk:
         else:
             for _ in hear(self._ledger, Facts(definitions=facts.definitions), by="disk"):
                 await asyncio.sleep(0)
-            log.info("disk: %s: too old for its tasks: %.0f s", self._of, age_s)
+            log.info("disk: %s: only its definitions are used; its tasks are of %.0f s ago", self._of, age_s)
 
     def _read(self) -> tuple[Facts, float] | None:
         content = keep.load(self.path, most_bytes=_MOST_BYTES)

@@ -33,8 +33,12 @@ def build(
     *,
     service: Callable[[config.Service], Service],
     health: HealthCheck,
+    blank: Callable[[], bool] = lambda: True,
 ) -> list[EcsCluster]:
-    """Return a source for each cluster; *service* puts a section into the words of discovery."""
+    """Return a source for each cluster; *service* puts a section into the words of discovery.
+
+    *blank* says whether there is no table yet that the disk could only be older than.
+    """
     clusters = clusters_of(settings.ecs)
     events = event_queue(settings, whoami)
     fleet = fleet_of(settings, whoami)
@@ -56,7 +60,7 @@ def build(
             default_tls=_tls(settings.backend_tls),
         )
         api = EcsApi(account, budget=budget, call_timeout_s=settings.ecs.call_timeout_s)
-        informants = list(_informants(settings, at, whoami, events))
+        informants = list(_informants(settings, at, whoami, events, blank))
         if fleet is not None:
             leader = partial(leader_feed, at=at, fleet=fleet, api=api, whoami=whoami, among=len(clusters))
             informants.append(leader)
@@ -77,7 +81,11 @@ def build(
 
 
 def _informants(
-    settings: Config, at: ClusterAt, whoami: Whoami, events: EventQueue | None
+    settings: Config,
+    at: ClusterAt,
+    whoami: Whoami,
+    events: EventQueue | None,
+    blank: Callable[[], bool],
 ) -> Iterable[Informant]:
     """Yield who tells of a cluster beside its API."""
     if settings.ecs.agent != "off":
@@ -108,6 +116,7 @@ def _informants(
             where=f"{at.account} {at.region} {at.endpoint_url}",
             status=cluster.status,
             max_age_s=settings.state.max_age_s,
+            needed=blank,
         )
 
 

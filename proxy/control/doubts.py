@@ -3,7 +3,8 @@
 A port that nobody listens on may be another task's a moment later, and that task's answer to a health
 check proves nothing about this one. So a check alone does not bring a refused backend back: the source
 must have been asked after the refusal, too, and still want it to run. A source that cannot be asked (an
-outage) does not hold a backend for ever. A task that was told to stop and refuses has stopped: it stays out.
+outage) does not hold the only backend of a service for ever; where others serve it waits for the answer. A
+task that was told to stop and refuses has stopped: it stays out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from discovery.model import Source
 from proxy.control.health.schedule import CheckId
 from proxy.policy.verdict import REFUSED, Verdict
 
-_HELD_S: Final = 10.0  # at most, where the source gives no answer
+_HELD_S: Final = 10.0  # at most, where the source gives no answer and nobody else serves
 
 UNCONFIRMED: Final = f"{REFUSED}; waiting until discovery confirms the task"
 
@@ -41,10 +42,13 @@ class Doubts:
     def __contains__(self, check_id: CheckId) -> bool:
         return check_id in self._since
 
-    def settle(self, draining: Mapping[CheckId, bool]) -> Sequence[CheckId]:
+    def settle(
+        self, draining: Mapping[CheckId, bool], spared: Callable[[CheckId], bool] = lambda _: False
+    ) -> Sequence[CheckId]:
         """Drop the doubts that have been answered or have lasted too long; return which those were.
 
         *draining* says of each doubted backend that discovery still knows whether it was told to stop.
+        *spared* says whether others serve in its place: then it waits for an answer however long that takes.
         """
         now_s = self._clock()
         settled = []
@@ -52,7 +56,8 @@ class Doubts:
             asked_s = source.status.asked_s
             answered = asked_s is not None and asked_s > since_s
             gone, stopping = check_id not in draining, draining.get(check_id, False)
-            if gone or (not stopping and (answered or now_s - since_s > _HELD_S)):
+            lasted = now_s - since_s > _HELD_S and not spared(check_id)
+            if gone or (not stopping and (answered or lasted)):
                 settled.append(check_id)
         for check_id in settled:
             del self._since[check_id]

@@ -156,10 +156,15 @@ class ControlPlane:
                     for endpoint in known.get(service, ())
                     if endpoint.key == key
                 }
-                for service, _ in self._doubts.settle(draining):
+                for service, _ in self._doubts.settle(draining, self._is_spared):
                     self._touch(service)
                 await self._sleep(_DOUBT_S)
             self._doubted.clear()
+
+    def _is_spared(self, check_id: CheckId) -> bool:
+        """Return whether the service has other ready backends."""
+        rows = self.status.table.by_service.get(check_id[0], ())
+        return any(compose.state(row) == "ready" and compose.check_id(row) != check_id for row in rows)
 
     async def _watch_age(self) -> None:
         while True:
@@ -207,7 +212,7 @@ class ControlPlane:
         built = self._build(self._config)
         self._table = BackendTable(source.name for source in built)
         self._since_s = self._clock()
-        self.status.sources = built
+        self.status.sources, self.status.since_s = built, self._since_s
         self.status.pending = frozenset(source.name for source in built)
         self._latency.begin_anew(self.status.pending)
         self._watching = [

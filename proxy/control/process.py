@@ -78,7 +78,7 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
         async with Checker() as checker, peer_session() as session, asyncio.TaskGroup() as group:
             whoami = Whoami()
             group.create_task(whoami.run(), name="find out who we are")
-            plane = ControlPlane(
+            plane: ControlPlane = ControlPlane(
                 config,
                 group=group,
                 check=checker.check,
@@ -86,7 +86,7 @@ async def run(given: Inherited, config: Config, *, reload: Callable[[], Config])
                 supervisor=given.supervisor_link,
                 board=given.board,
                 inherited=given.table,
-                build=partial(sources.build, whoami=whoami),
+                build=partial(sources.build, whoami=whoami, blank=lambda: not plane.status.table.loaded),
             )
             plane.status.whoami = whoami
             await _serve(given, plane, reload, session)

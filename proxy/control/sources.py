@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 
@@ -17,16 +18,19 @@ from proxy.config import Config, ConfigError, Issue, clusters_of, split_address
 from proxy.config.service_files import read_services
 
 
-def build(settings: Config, *, whoami: Whoami | None = None) -> tuple[Source, ...]:
+def build(
+    settings: Config, *, whoami: Whoami | None = None, blank: Callable[[], bool] = lambda: True
+) -> tuple[Source, ...]:
     """Return the sources that *settings* asks for, the most trusted first.
 
-    *whoami* knows who this proxy is, or finds it out once a source wants to know.
+    *whoami* knows who this proxy is, or finds it out once a source wants to know. *blank* says whether
+    there is no table yet, so that one that was written down is better than none.
     """
     return (
         *_static(settings),
         *_dns(settings),
         *_file(settings),
-        *_ecs(settings, whoami or Whoami.told(NOBODY)),
+        *_ecs(settings, whoami or Whoami.told(NOBODY), blank),
     )
 
 
@@ -135,7 +139,7 @@ def _has_port(address: str) -> bool:
     return address.startswith("[") or address.count(":") == 1
 
 
-def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
+def _ecs(settings: Config, whoami: Whoami, blank: Callable[[], bool]) -> list[Source]:
     if not clusters_of(settings.ecs):
         return []
     # boto3 takes 0.2 s and 30 MB to import; a proxy of static addresses does without.
@@ -143,6 +147,10 @@ def _ecs(settings: Config, whoami: Whoami) -> list[Source]:
 
     return [
         *clusters.build(
-            settings, whoami, service=partial(_service, settings), health=health_check(settings.health)
+            settings,
+            whoami,
+            service=partial(_service, settings),
+            health=health_check(settings.health),
+            blank=blank,
         )
     ]

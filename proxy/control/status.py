@@ -20,6 +20,7 @@ from proxy.link.snapshots import EMPTY, BackendRow, TableSnapshot
 
 HEARTBEAT_S: Final = 3.0  # a worker that is restarted is back well within this
 APPLY_S: Final = 2.0  # how long a worker may take to follow a new revision
+PATIENCE_S: Final = 60.0  # with a source that does not answer, while others have: then what they serve counts
 
 
 class Counts:
@@ -53,6 +54,7 @@ class Status:
     counts: Counts = field(default_factory=Counts)
     sources: Sequence[Source] = ()
     pending: frozenset[str] = frozenset()  # sources that have not answered yet
+    since_s: float = 0.0  # when they were first asked
     stale: frozenset[str] = frozenset()  # sources whose knowledge is old
     problems: tuple[Problem, ...] = ()
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (service, result)
@@ -111,7 +113,7 @@ def readiness(status: Status, now_s: float) -> dict[str, Any]:
     """
     found = workers(status, now_s)
     reasons = ["draining: this process has been told to stop"] if status.draining else []
-    if not status.table.loaded:
+    if not status.table.loaded and not _serves_in_part(status, now_s):
         reasons += [f"table not loaded: {_waiting(source)}" for source in _pending(status)]
         reasons = reasons or ["table not loaded"]
     reasons += [f"worker {worker.worker}: {worker.reason}" for worker in found if worker.reason]
@@ -214,6 +216,11 @@ def age_s(source: Source, now_s: float) -> float | None:
         return 0.0  # a list in the config does not age
     last_s = source.status.last_success_s
     return None if last_s is None else round(max(0.0, now_s - last_s), 3)
+
+
+def _serves_in_part(status: Status, now_s: float) -> bool:
+    """Return whether some sources have answered and the others had long enough: each fails alone."""
+    return len(status.pending) < len(status.sources) and now_s - status.since_s > PATIENCE_S
 
 
 def _pending(status: Status) -> list[Source]:

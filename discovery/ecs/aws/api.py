@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from discovery.ecs.aws.budget import Budget, category
 from discovery.ecs.aws.errors import NEEDS_NEW_SESSION, is_transient, translate_error
@@ -229,7 +230,9 @@ class EcsApi:
             return await in_thread(call, name=f"anyport-{operation}")
         except DiscoveryError as exc:
             raise _Failed(exc, transient=False) from exc
-        except (BotoCoreError, ClientError, TypeError, AttributeError, KeyError, ValueError) as exc:
+        except (
+            BotoCoreError, ClientError, ResponseParserError, TypeError, AttributeError, KeyError, ValueError,
+        ) as exc:  # fmt: skip
             account = self._clients.account
             where = account.endpoint_url or f"AWS ({service}, {account.region or 'default Region'})"
             error = translate_error(exc, f"{service}:{operation}", where, role_arn=account.role_arn)

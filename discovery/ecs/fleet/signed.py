@@ -1,7 +1,8 @@
 """Proof that both sides of a request know the fleet's key, without sending it. Pure but for the clock.
 
 A request is signed with its time and a number that is used once; the answer is signed over that number. So a
-stranger can neither ask, nor replay what was asked, nor answer for a proxy. What is said is not hidden.
+stranger can neither ask, nor replay to a proxy what it was asked, nor answer for one. What is said is not
+hidden.
 """
 
 from __future__ import annotations

@@ -75,6 +75,17 @@ def test_a_source_that_does_not_answer_does_not_hold_a_backend_for_ever(clock: _
     assert doubts.apply(CHECK, HEALTHY) is HEALTHY
 
 
+def test_where_others_serve_only_an_answer_ends_the_doubt(clock: _Clock) -> None:
+    """Whoever answers at its port in an outage of the API may be somebody else, and nobody needs him."""
+    doubts, source = Doubts(clock), _Source()
+    doubts.add(CHECK, source)
+    clock.now_s = 1000.0
+
+    assert not doubts.settle(RUNNING, lambda check_id: check_id == CHECK)
+    source.status.asked_s = 1000.0
+    assert doubts.settle(RUNNING, lambda check_id: check_id == CHECK)
+
+
 def test_a_stopping_task_that_refuses_has_stopped(clock: _Clock) -> None:
     """For a while the API still shows it, draining; whoever answers at its port now is somebody else."""
     doubts, source = Doubts(clock), _Source()

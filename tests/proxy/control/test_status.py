@@ -43,6 +43,19 @@ def test_without_a_table_it_says_which_source_is_missing_and_why() -> None:
     assert found["sources"][0]["age_s"] is None
 
 
+def test_one_source_of_several_that_never_answers_holds_nobody_up_for_ever() -> None:
+    status = a_status()
+    status.table = replace(status.table, loaded=False)
+    status.sources = (FakeSource("ecs:prod", SourceStatus()), FakeSource("ecs:other", SourceStatus()))
+    status.pending = frozenset({"ecs:other"})
+    status.since_s = NOW_S - 59
+
+    assert readiness(status, NOW_S)["ready"] is False
+    assert readiness(status, NOW_S + 2)["ready"] is True
+    status.pending = frozenset({"ecs:prod", "ecs:other"})
+    assert readiness(status, NOW_S + 2)["ready"] is False, "of nothing nothing can be served"
+
+
 def test_a_worker_that_is_silent_late_or_missing_makes_it_unready() -> None:
     status = a_status(workers=4)
     status.board.head(1)[scoreboard.HEARTBEAT_MS] = int((NOW_S - 10) * 1000)
