@@ -121,7 +121,7 @@ async def test_tasks_that_may_have_changed_since_are_not_used_and_definitions_ar
 
 @pytest.mark.asyncio
 async def test_beside_a_table_that_is_newer_only_definitions_are_used(tmp_path: Path) -> None:
-    """A control process that starts again has the workers' table: a task that left it a moment ago is gone."""
+    """A control process that starts again has the workers' table: a task that has left it is gone."""
     await a_file(tmp_path)
 
     after = Proxy(tmp_path, started_at=NOW_S + 1, needed=lambda: False)
