@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from heapq import nlargest
 from typing import Final
 
+from discovery.backoff import retry_delay_s
 from discovery.ecs import shapes
 from discovery.ecs.aws.queries import EcsQueries
 from discovery.ecs.feed import Heard
 from discovery.ecs.ledger.ledger import Ledger
-from discovery.ecs.poll.pace import retry_delay_s
 from discovery.model import DiscoveryError
 
 _BY: Final = "api"

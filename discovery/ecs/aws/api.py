@@ -19,8 +19,8 @@ from discovery.ecs.aws.queries import Described, Json
 from discovery.ecs.aws.sessions import Account, Clients
 from discovery.ecs.aws.threads import all_of, in_thread
 from discovery.ecs.shapes import instance_address, short_name
-from discovery.ecs.translate.ports import did_you_mean
 from discovery.model import DiscoveryError
+from discovery.spelling import did_you_mean
 
 log = logging.getLogger("anyport.discovery.ecs")
 

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from discovery.backoff import retry_delay_s
 from discovery.ecs.events.meaning import News, read
 from discovery.ecs.events.queue_api import BATCH, LONG_POLL_S, Message, QueueApi
 from discovery.ecs.events.queue_place import Place, Places
-from discovery.ecs.poll.pace import retry_delay_s
 from discovery.model import DiscoveryError
 
 log = logging.getLogger("anyport.discovery.ecs")

@@ -6,8 +6,6 @@ import random
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-_BACKOFF_MAX_S: Final = 60.0
-_FIRST_RETRY_S: Final = 0.5
 _SHORTEST_PAUSE: Final = 0.1  # of the interval, between the end of one question and the next
 _JITTER: Final = (0.8, 1.0)  # only ever sooner, so that a change is seen within one interval
 # While each change is told as it happens, polling only finds what was lost on the way.
@@ -105,9 +103,3 @@ class Pace:
 def jitter(rng: random.Random) -> float:
     """Return what keeps many proxies from asking in the same second."""
     return rng.uniform(*_JITTER)
-
-
-def retry_delay_s(failures: int, rng: random.Random) -> float:
-    """Return how long to wait after so many failures in a row: half a second at first, at most a minute."""
-    longest = min(_FIRST_RETRY_S * 2.0 ** min(failures - 1, 10), _BACKOFF_MAX_S)
-    return rng.uniform(0.5, 1.0) * longest

@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Set
 from typing import Final
 
+from discovery.backoff import retry_delay_s
 from discovery.ecs import shapes
 from discovery.ecs.aws.queries import EcsQueries, Json
 from discovery.ecs.aws.threads import all_of, together
 from discovery.ecs.feed import Heard
 from discovery.ecs.ledger.ledger import Ledger
-from discovery.ecs.poll.pace import Job, Pace, jitter, retry_delay_s
+from discovery.ecs.poll.pace import Job, Pace, jitter
 from discovery.model import DiscoveryError
 
 _BATCH: Final = 100  # what one call or one page may hold

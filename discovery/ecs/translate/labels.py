@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from discovery.ecs.shapes import LABEL_PREFIX, ContainerDefinition, TaskDefinition
 from discovery.ecs.translate.label_values import KEYS, ROUTE_NAME, BadValue, read_switch
-from discovery.ecs.translate.ports import PortChoiceError, choose_port, did_you_mean
+from discovery.ecs.translate.ports import PortChoiceError, choose_port
 from discovery.model import HealthCheck, Problem, Service, Tls
+from discovery.spelling import did_you_mean
 
 
 class Route(NamedTuple):

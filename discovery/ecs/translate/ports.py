@@ -6,10 +6,10 @@ runs and belongs to somebody else seconds after it stopped.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Set
 
 from discovery.ecs.shapes import Binding, Container, ContainerDefinition, PortMapping, Task, TaskDefinition
+from discovery.spelling import did_you_mean
 
 
 class PortChoiceError(ValueError):
@@ -105,12 +105,6 @@ def _known_ports(candidates: Iterable[ContainerDefinition], port_name: str) -> s
             names.append(mapping.name)
     hint = did_you_mean(port_name, names) if port_name else ""
     return f"mapped: {', '.join(known)}{hint}" if known else "add a port mapping to the task definition"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for the nearest known word, else ""."""
-    near = difflib.get_close_matches(word.lower(), [k for k in known if k], n=1, cutoff=0.6)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def locate(

@@ -20,10 +20,10 @@ from discovery.ecs.translate.groups import Claim, Group
 from discovery.ecs.translate.kept import KeptServices
 from discovery.ecs.translate.lifecycle import step_back
 from discovery.ecs.translate.plans import Plan, plan, with_host
-from discovery.ecs.translate.ports import did_you_mean
 from discovery.ecs.translate.rules import ServiceRule
 from discovery.identity import NOBODY, Identity, parse_arn
 from discovery.model import Endpoint, HealthCheck, Problem, Service, Snapshot, Tls
+from discovery.spelling import did_you_mean
 
 _NAMES_SHOWN: Final = 20
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 
-from discovery.ecs.poll.pace import Pace, Plan, retry_delay_s
+from discovery.ecs.poll.pace import Pace, Plan
 
 CALM = {"eased": False, "deploying": False, "hurried": False, "in_doubt": False, "doubted": False}
 TEN_THOUSAND_TASKS = {"poll_calls": 206, "audit_calls": 7}
@@ -74,13 +73,3 @@ def test_an_hour_in_which_events_tell_costs_at_most_seven_calls_a_minute(
 def test_how_old_an_answer_gets() -> None:
     assert paced(poll_took_s=2.0).complete_every_s(eased=False) == 7.0
     assert paced(audit_calls=7).complete_every_s(eased=True) == pytest.approx(77.0)
-
-
-def test_retries_start_soon_and_end_at_a_minute() -> None:
-    rng = random.Random(1)
-    delays = [retry_delay_s(failures, rng) for failures in range(1, 40)]
-
-    assert delays[0] <= 0.5
-    assert all(delay <= 60.0 for delay in delays)
-    assert min(delays[10:]) >= 30.0
-    assert len(set(delays)) == len(delays)
